@@ -1,0 +1,31 @@
+"""The one result type of every search method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One transcription of one utterance.
+
+    tokens: ids without blanks. frames: the encoder frame at which each token was emitted. log_probs: the model's
+    log-probability of each token where it was emitted (natural log, without LM or biasing). score: what the search ranked
+    hypotheses by (total log-probability, with whatever scorers took part).
+    """
+
+    tokens: list[int]
+    frames: list[int]
+    log_probs: list[float]
+    score: float
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found for one utterance: hypotheses, best first; at least one, which may be empty."""
+
+    nbest: list[Hypothesis]
+
+    @property
+    def best(self) -> Hypothesis:
+        return self.nbest[0]
