@@ -28,6 +28,8 @@ class Section:
         object.__setattr__(self, "_sealed", True)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name not in {f.name for f in dataclasses.fields(self)}:  # type: ignore[arg-type]
+            raise AttributeError(f"config: {type(self).__name__} has no key {name!r}")  # e.g. +name=value on a command line
         if getattr(self, "_sealed", False):
             raise dataclasses.FrozenInstanceError(f"{type(self).__name__}.{name} cannot be changed after construction")
         object.__setattr__(self, name, value)
