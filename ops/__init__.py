@@ -1,0 +1,32 @@
+"""FSA and transducer algorithms for PyTorch under k2's names: `import ops as k2`.
+
+Importing compiles nothing; the first op that is called does (see ops/build.py). ops/README.md is the map.
+"""
+
+from ops.mutual_information import joint_mutual_information_recursion, mutual_information_recursion
+from ops.rnnt_loss import (
+    get_rnnt_logprobs,
+    get_rnnt_logprobs_joint,
+    get_rnnt_logprobs_pruned,
+    get_rnnt_logprobs_smoothed,
+    rnnt_loss,
+    rnnt_loss_pruned,
+    rnnt_loss_simple,
+    rnnt_loss_smoothed,
+)
+from ops.rnnt_prune import do_rnnt_pruning, get_rnnt_prune_ranges
+
+__all__ = [
+    "do_rnnt_pruning",
+    "get_rnnt_logprobs",
+    "get_rnnt_logprobs_joint",
+    "get_rnnt_logprobs_pruned",
+    "get_rnnt_logprobs_smoothed",
+    "get_rnnt_prune_ranges",
+    "joint_mutual_information_recursion",
+    "mutual_information_recursion",
+    "rnnt_loss",
+    "rnnt_loss_pruned",
+    "rnnt_loss_simple",
+    "rnnt_loss_smoothed",
+]

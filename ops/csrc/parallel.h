@@ -1,0 +1,72 @@
+// for_each(n, f): run f(0) ... f(n-1) in any order, on CPU threads or as a CUDA grid.
+//
+// An algorithm is written once, as lambdas over indexes, and takes the back end as its first argument: `CpuBackend{}` in
+// cpu/*.cpp, `CudaBackend{stream}` in cuda/*.cu. So the CPU tests run the logic that the GPU runs.
+#pragma once
+
+#include <cstdint>
+
+#ifdef __CUDACC__
+#include <cuda_runtime.h>
+#define LATTICA_BOTH __host__ __device__
+#else
+#define LATTICA_BOTH
+#endif
+
+#ifdef __CUDACC__
+
+namespace lattica {
+
+template <typename F>
+__global__ void for_each_kernel(int64_t n, F f) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride) f(i);
+}
+
+struct CudaBackend {
+  cudaStream_t stream;
+
+  template <typename F>
+  void for_each(int64_t n, F f) const {
+    if (n == 0) return;
+    constexpr int64_t kThreads = 256, kMaxBlocks = 1 << 16;
+    const int64_t blocks = (n + kThreads - 1) / kThreads;
+    for_each_kernel<<<static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks), kThreads, 0, stream>>>(n, f);
+  }
+};
+
+}  // namespace lattica
+
+#else
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <atomic>
+
+namespace lattica {
+
+// Threads are torch's own (torch.set_num_threads). Each fetches a small share of the indexes at a time, because utterances
+// differ in length and equal shares would leave one thread waiting. f must not throw.
+struct CpuBackend {
+  template <typename F>
+  void for_each(int64_t n, const F& f) const {
+    const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), n);
+    if (threads <= 1) {
+      for (int64_t i = 0; i < n; ++i) f(i);
+      return;
+    }
+    const int64_t chunk = std::max<int64_t>(1, n / (16 * threads));
+    std::atomic<int64_t> next{0};
+    torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+      for (int64_t begin; (begin = next.fetch_add(chunk)) < n;) {
+        const int64_t end = std::min(n, begin + chunk);
+        for (int64_t i = begin; i < end; ++i) f(i);
+      }
+    });
+  }
+};
+
+}  // namespace lattica
+
+#endif

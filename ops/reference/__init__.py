@@ -1,0 +1,9 @@
+"""Slow, obvious PyTorch twins of the compiled ops: the tests' oracle, and what serves when there is no compiler.
+
+Each has the name and the arguments of the op's schema in csrc/schemas.cpp.
+"""
+
+from ops.reference.mutual_information import mutual_information
+from ops.reference.rnnt_prune import rnnt_prune_ranges
+
+__all__ = ["mutual_information", "rnnt_prune_ranges"]
