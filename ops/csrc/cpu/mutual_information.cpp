@@ -1,7 +1,7 @@
 // CPU threads over the batch; the recursion is in mutual_information.h.
 #include "../mutual_information.h"
 
-#include <atomic>
+#include <algorithm>
 #include <cmath>
 #include <memory>
 
@@ -9,12 +9,6 @@
 
 namespace lattica {
 namespace {
-
-template <typename T>
-void fill(Matrix<T> m, int64_t rows, int64_t columns, T value) {
-  for (int64_t s = 0; s < rows; ++s)
-    for (int64_t t = 0; t < columns; ++t) m(s, t) = value;
-}
 
 template <typename T>
 void run(const Tensor& px, const Tensor& py, const Bounds* bounds, const LatticeShape& shape, Tensor& scores,
@@ -37,7 +31,7 @@ void run(const Tensor& px, const Tensor& py, const Bounds* bounds, const Lattice
                                py_strides[1], py_strides[2]};
     std::unique_ptr<T[]> scratch(new T[f.scratch()]);
     scores_data[n] = mutual_information_forward(f, px_n, py_n, scratch.get());
-    if (!px_grad_data) return;
+    if (!px_grad) return;
 
     T* px_grad_n = px_grad_data + n * shape.S * T1;
     T* py_grad_n = py_grad_data + n * (shape.S + 1) * shape.T;
