@@ -245,6 +245,12 @@ class LossConfig(Section):
         one_of("loss.rnnt_type", self.rnnt_type, ("regular", "modified", "constrained"))
         require(self.prune_range >= 2, "loss.prune_range", self.prune_range, "at least 2")
 
+    @property
+    def schedules(self) -> dict[str, Schedule]:
+        """The terms that take part in training, by name."""
+        terms = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: term for name, term in terms.items() if isinstance(term, Schedule) and term.used}
+
 
 # ------------------------------------------------------------------------------------------------------------ training
 

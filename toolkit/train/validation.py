@@ -1,0 +1,77 @@
+"""Figures on the validation set: loss terms and word error rate, the same definition in every epoch of every run.
+
+"valid/loss" is the loss that the search follows, without any schedule's weight: the pruned transducer loss, or CTC where
+there is no transducer, in nats per encoder frame. "valid/wer" is of greedy search (CTC greedy search without a transducer).
+The best checkpoint is the one of the lowest WER, ties decided by the loss: the loss alone prefers confident models, and
+early on all models have 100 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import kaldialign
+import torch
+from torch import nn
+
+from toolkit.data.batch import Batch
+from toolkit.train.distributed import World
+
+MAIN_TERMS = ("pruned", "ctc", "simple")  # the first one that a model has is "valid/loss"
+
+
+@torch.no_grad()
+def validate(
+    model: nn.Module, tokenizer: Any, batches: Iterable[Batch], terms: Sequence[str], world: World
+) -> dict[str, float]:
+    """Loss per frame of each term, loss and WER in percent; utterances without a finite loss are left out of the losses.
+
+    Processes share the batches. Returns {} if there are none.
+    """
+    was_training = model.training
+    model.eval()
+    sums = dict.fromkeys([*terms, "frames", "errors", "words", "utterances"], 0.0)
+    for i, batch in enumerate(batches):
+        if i % world.size != world.rank:
+            continue
+        batch = batch.to(world.device)
+        output = model(batch)
+        finite_N = torch.stack([output.terms[name] for name in terms]).isfinite().all(0)
+        for name in terms:
+            sums[name] += output.terms[name][finite_N].double().sum().item()
+        sums["frames"] += float(output.frames_N[finite_N].sum())
+        sums["utterances"] += len(batch)
+        errors, words = count_errors(model, tokenizer, batch, "pruned" in terms)
+        sums["errors"] += errors
+        sums["words"] += words
+    model.train(was_training)
+    total = world.sums(sums)
+    if not total["utterances"]:
+        return {}
+    figures = {f"valid/loss_{name}": total[name] / max(total["frames"], 1.0) for name in terms}
+    main = next(name for name in (*MAIN_TERMS, *terms) if name in terms)
+    return figures | {
+        "valid/loss": figures[f"valid/loss_{main}"] if total["frames"] else float("inf"),
+        "valid/wer": 100.0 * total["errors"] / max(total["words"], 1.0),
+    }
+
+
+def count_errors(model: nn.Module, tokenizer: Any, batch: Batch, transducer: bool) -> tuple[int, int]:
+    """(word errors of greedy search, reference words) of a batch."""
+    from toolkit.search import ctc_greedy_search, greedy_search
+
+    search = greedy_search if transducer else ctc_greedy_search
+    results = search(model, *model.encode(batch.features_NTF, batch.feature_lens_N))
+    errors = words = 0
+    for result, text in zip(results, batch.texts):
+        reference = text.split()
+        errors += kaldialign.edit_distance(reference, tokenizer.decode(result.best.tokens).split())["total"]
+        words += len(reference)
+    return errors, words
+
+
+def is_better(new: dict[str, float], best: dict[str, float]) -> bool:
+    """Lower WER, or the same and lower loss."""
+    keys = ("valid/wer", "valid/loss")
+    return not best or tuple(new[k] for k in keys) < tuple(best[k] for k in keys)
