@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FEATURE_FRAME_SECONDS = 0.01  # feature frames come 100 a second
+
 
 @dataclass(frozen=True)
 class Hypothesis:
@@ -18,6 +20,10 @@ class Hypothesis:
     frames: list[int]
     log_probs: list[float]
     score: float
+
+    def seconds(self, subsampling_factor: int) -> list[float]:
+        """When each token was emitted, in seconds from the start of the utterance: the start of its encoder frame."""
+        return [round(frame * subsampling_factor * FEATURE_FRAME_SECONDS, 3) for frame in self.frames]
 
 
 @dataclass(frozen=True)
