@@ -34,7 +34,9 @@ class FakeJoiner(nn.Module):
 
 
 class FakeTransducer(nn.Module):
-    def __init__(self, vocab_size: int = 4, dim: int = 6, context_size: int = 2, seed: int = 0, blank_id: int = 0) -> None:
+    def __init__(
+        self, vocab_size: int = 4, dim: int = 6, context_size: int = 2, seed: int = 0, blank_id: int = 0
+    ) -> None:
         super().__init__()
         torch.manual_seed(seed)
         self.vocab_size, self.blank_id, self.subsampling_factor = vocab_size, blank_id, 4
@@ -81,7 +83,9 @@ def all_sequences(model: FakeTransducer, encoder_TD: Tensor) -> dict[tuple[int, 
     return totals
 
 
-def greedy_by_hand(model: FakeTransducer, encoder_TD: Tensor, limit: int) -> tuple[list[int], list[int], list[float], float]:
+def greedy_by_hand(
+    model: FakeTransducer, encoder_TD: Tensor, limit: int
+) -> tuple[list[int], list[int], list[float], float]:
     """Greedy search in the obvious way: tokens, frames, their log-probabilities, and that of the path."""
     tokens: list[int] = []
     frames: list[int] = []

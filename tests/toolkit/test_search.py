@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from search_fakes import FakeTransducer, all_sequences, encoder_outputs, greedy_by_hand
 
 from toolkit.config import DecodingConfig
 from toolkit.search import SEARCHES, check_methods, ctc_greedy_search, greedy_search, modified_beam_search
 from toolkit.search.greedy import UNLIMITED
 from toolkit.search.predictor import Predictor
 from toolkit.search.result import Hypothesis, SearchResult
-
-sys.path.insert(0, str(Path(__file__).parent))
-from search_fakes import FakeTransducer, all_sequences, encoder_outputs, greedy_by_hand  # noqa: E402
 
 LENS = torch.tensor([7, 0, 12, 1, 9])
 
@@ -80,7 +75,9 @@ def test_narrow_beam_merges_before_it_cuts() -> None:
 def test_beam_of_one_is_greedy(seed: int) -> None:
     model = FakeTransducer(seed=seed)
     encoder_NTD = encoder_outputs(5, 12)
-    assert_same(modified_beam_search(model, encoder_NTD, LENS, beam=1), greedy_search(model, encoder_NTD, LENS, 1), 1e-3)
+    assert_same(
+        modified_beam_search(model, encoder_NTD, LENS, beam=1), greedy_search(model, encoder_NTD, LENS, 1), 1e-3
+    )
 
 
 @pytest.mark.parametrize("method", sorted(SEARCHES))
@@ -105,11 +102,15 @@ def test_token_log_probs_and_frames_belong_to_one_alignment(beam: int) -> None:
     """Each token's log-probability is the model's at its frame, given the tokens before it."""
     model = FakeTransducer(vocab_size=5, seed=5)
     encoder_NTD = encoder_outputs(3, 10)
-    for encoder_TD, result in zip(encoder_NTD, modified_beam_search(model, encoder_NTD, torch.tensor([10] * 3), beam=beam)):
+    for encoder_TD, result in zip(
+        encoder_NTD, modified_beam_search(model, encoder_NTD, torch.tensor([10] * 3), beam=beam)
+    ):
         for h in result.nbest:
             assert all(a < b for a, b in zip(h.frames, h.frames[1:]))
             for u, (token, frame) in enumerate(zip(h.tokens, h.frames)):
-                assert h.log_probs[u] == pytest.approx(float(model.step(encoder_TD[frame], h.tokens[:u])[token]), abs=1e-4)
+                assert h.log_probs[u] == pytest.approx(
+                    float(model.step(encoder_TD[frame], h.tokens[:u])[token]), abs=1e-4
+                )
 
 
 @pytest.mark.parametrize("method", sorted(SEARCHES))
@@ -152,7 +153,11 @@ def test_blank_need_not_be_zero() -> None:
     encoder_NTD = encoder_outputs(2, 9)
     for encoder_TD, result in zip(encoder_NTD, greedy_search(model, encoder_NTD, torch.tensor([9, 9]))):
         assert result.best.tokens == greedy_by_hand(model, encoder_TD, 1)[0]
-    assert_same(modified_beam_search(model, encoder_NTD, torch.tensor([9, 9]), beam=1), greedy_search(model, encoder_NTD, torch.tensor([9, 9])), 1e-3)
+    assert_same(
+        modified_beam_search(model, encoder_NTD, torch.tensor([9, 9]), beam=1),
+        greedy_search(model, encoder_NTD, torch.tensor([9, 9])),
+        1e-3,
+    )
 
 
 def test_ctc_greedy_merges_repeats_and_drops_blanks() -> None:
@@ -191,7 +196,7 @@ def test_predictor_with_and_without_cache(monkeypatch: pytest.MonkeyPatch, limit
         for token in (3, 1, 4, 4, 2):
             tokens.append(token)
             contexts = predictor.advance(contexts, torch.full_like(contexts, token))
-            expected = model.joiner.decoder_proj(model.decoder(torch.tensor([([0, 0] + tokens)[-2:]])))[0, -1]
+            expected = model.joiner.decoder_proj(model.decoder(torch.tensor([[0, 0, *tokens][-2:]])))[0, -1]
             torch.testing.assert_close(predictor.decode(contexts), expected.expand(2, 3, -1))
 
 
@@ -206,7 +211,7 @@ def test_bad_arguments_are_named() -> None:
         greedy_search(model, good[0], torch.tensor([5, 5]))
     with pytest.raises(ValueError, match="lens_N"):
         greedy_search(model, good, torch.tensor([5]))
-    with pytest.raises(ValueError, match="lens_N.*T=5"):
+    with pytest.raises(ValueError, match=r"lens_N.*T=5"):
         modified_beam_search(model, good, torch.tensor([5, 6]))
     with pytest.raises(ValueError, match="max_symbols"):
         greedy_search(model, good, torch.tensor([5, 5]), max_symbols=-1)

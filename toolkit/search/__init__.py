@@ -11,7 +11,8 @@ words.py      tokens with times → words with times
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -48,4 +49,6 @@ def check_methods(methods: list[str], has_ctc_head: bool) -> None:
         if method not in SEARCHES:
             raise ValueError(f"decoding.methods: {method!r} is not a search; known: {', '.join(SEARCHES)}")
         if method in CTC_SEARCHES and not has_ctc_head:
-            raise ValueError(f"decoding.methods: {method!r} needs a CTC head, and this model has none (model.ctc_head=false)")
+            raise ValueError(
+                f"decoding.methods: {method!r} needs a CTC head, and this model has none (model.ctc_head=false)"
+            )

@@ -1,6 +1,6 @@
 """Modified beam search: at most one symbol a frame, all hypotheses of all utterances in one batch of tensors.
 
-Legend: N utterances, n ≤ N those that still run, T encoder frames, D encoder dim, J joiner dim, B beam, V vocabulary with blank.
+Legend: N utterances, T encoder frames, D encoder dim, J joiner dim, B beam, V vocabulary with blank.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 from toolkit.search.predictor import Predictor, check_encoder_out
 from toolkit.search.result import Hypothesis, SearchResult
 
-# A token sequence is known by a 64-bit hash, h(y·v) = h(y) * MULTIPLIER + (v + 1) * INCREMENT (mod 2^64); two different ones
-# of an utterance meet with a probability of about 2^-64 a pair.
+# A token sequence is known by a 64-bit hash, h(y·v) = h(y) * MULTIPLIER + (v + 1) * INCREMENT (mod 2^64); two different
+# ones of an utterance meet with a probability of about 2^-64 a pair.
 MULTIPLIER = 6364136223846793005
 INCREMENT = 1442695040888963407
 EMPTY = 1  # hash of the empty sequence
@@ -51,14 +51,15 @@ def modified_beam_search(
 ) -> list[SearchResult]:
     """Beam search of the modified transducer: every frame emits blank or one symbol (arXiv 2211.00484, section 3).
 
-    Alignments of the same tokens are merged by log-add before the beam is cut, so a hypothesis weighs what all its surviving
-    alignments weigh together, and the n-best list has distinct entries. The timestamps and token log-probabilities of a
-    merged hypothesis are those of the heavier side.
+    Alignments of the same tokens are merged by log-add before the beam is cut, so a hypothesis weighs what all its
+    surviving alignments weigh together, and the n-best list has distinct entries. The timestamps and token
+    log-probabilities of a merged hypothesis are those of the heavier side.
 
     model: see `Predictor`. encoder_out_NTD: (N, T, D) float; lens_N: frames of each that count, 0 allowed.
     beam: hypotheses kept, at least 1 (1 is greedy search with one symbol a frame).
-    length_norm: rank the final n-best by score / (tokens + context size) instead of score. Off by default: with one symbol a
-    frame all hypotheses of an utterance are products of equally many probabilities, so there is no length to make up for.
+    length_norm: rank the final n-best by score / (tokens + context size) instead of score. Off by default: with one
+    symbol a frame all hypotheses of an utterance are products of equally many probabilities, so there is no length to
+    make up for.
     Returns N results of up to `beam` hypotheses, best first; `score` is what they are ranked by.
     Raises ValueError on shapes that do not fit or a beam below 1.
     """
@@ -142,8 +143,8 @@ def _advance(predictor: Predictor, encoder_NJ: Tensor, beams: _Beams) -> tuple[_
 def _merge(totals_NC: Tensor, beams: _Beams, blank: int, v: int) -> tuple[Tensor, Tensor]:
     """Log-add, in place, candidates that are the same token sequence.
 
-    The hypotheses of a beam being distinct, two candidates can only be equal if one is hypothesis j with a blank and the other
-    is the parent of j with the last token of j. Each j has one parent at most in the beam.
+    The hypotheses of a beam being distinct, two candidates can only be equal if one is hypothesis j with a blank and
+    the other is the parent of j with the last token of j. Each j has one parent at most in the beam.
     Returns, for each j, its parent's slot and whether the way through the parent is the heavier one.
     """
     n, b = beams.scores_NB.shape
@@ -153,7 +154,7 @@ def _merge(totals_NC: Tensor, beams: _Beams, blank: int, v: int) -> tuple[Tensor
     has_parent_NB, parent_NB = is_parent_NBB.max(dim=2)
     stay_NB = torch.arange(b, device=totals_NC.device) * v + blank
     stay_NB = stay_NB.expand(n, b)
-    # Without a parent, the candidate "comes" from j's own blank: gathered, it is masked out; cleared, it is written again below.
+    # Without a parent, the candidate "comes" from j's own blank: gathered, it is masked out; cleared, written again.
     come_NB = torch.where(has_parent_NB, parent_NB * v + beams.last_NB, stay_NB)
     stay_total_NB = totals_NC.gather(1, stay_NB)
     come_total_NB = totals_NC.gather(1, come_NB).masked_fill(~has_parent_NB, -torch.inf)
@@ -162,9 +163,7 @@ def _merge(totals_NC: Tensor, beams: _Beams, blank: int, v: int) -> tuple[Tensor
     return parent_NB, come_total_NB > stay_total_NB
 
 
-def _trace_back(
-    steps: list[_Step], scores_NB: Tensor, predictor: Predictor, length_norm: bool
-) -> list[SearchResult]:
+def _trace_back(steps: list[_Step], scores_NB: Tensor, predictor: Predictor, length_norm: bool) -> list[SearchResult]:
     """Follow the slots back in time, all hypotheses at once, and read off tokens, frames and log-probabilities."""
     n, b = scores_NB.shape
     device = predictor.device

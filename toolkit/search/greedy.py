@@ -13,7 +13,7 @@ from torch import Tensor
 from toolkit.search.predictor import Predictor, check_encoder_out
 from toolkit.search.result import Hypothesis, SearchResult
 
-# "No limit" still ends: 25 symbols a frame of 40 ms are 625 a second, which no speech has but an untrained model may emit.
+# "No limit" still ends: 25 symbols a frame of 40 ms are 625 a second; no speech has them, an untrained model may.
 UNLIMITED = 25
 CHECK_EVERY = 16  # iterations between asking a CUDA device whether all utterances are done
 
@@ -24,10 +24,10 @@ def greedy_search(
 ) -> list[SearchResult]:
     """The most probable symbol at every step, at most `max_symbols` a frame (0 or None: no limit, see UNLIMITED).
 
-    Every utterance has its own place t in time. An iteration evaluates the joiner once for each: a blank moves on to t+1, a
-    symbol stays at t unless it was the frame's last allowed one, which moves on without paying for a blank (so S=1 reads one
-    frame an iteration, as the modified transducer does). Iterations are thus as many as the longest utterance needs, not
-    frames times symbols, and nothing is asked of the device in between.
+    Every utterance has its own place t in time. An iteration evaluates the joiner once for each: a blank moves on to
+    t+1, a symbol stays at t unless it was the frame's last allowed one, which moves on without paying for a blank (so
+    S=1 reads one frame an iteration, as the modified transducer does). Iterations are thus as many as the longest
+    utterance needs, not frames times symbols, and a GPU is asked only now and then whether all are done (S=1: never).
 
     model: see `Predictor`. encoder_out_NTD: (N, T, D) float; lens_N: frames of each that count, 0 allowed.
     Returns N results of one hypothesis each; `score` is the log-probability of the path taken, blanks included.
@@ -56,10 +56,7 @@ def greedy_search(
         running_N = t_N < lens_N
         if limit > 1 and i >= num_frames and i % check_every == 0 and not bool(running_N.any()):
             break
-        if limit == 1:
-            encoder_NJ = encoder_NTJ[:, i]
-        else:
-            encoder_NJ = encoder_NTJ[rows_N, t_N.clamp(max=num_frames - 1)]
+        encoder_NJ = encoder_NTJ[:, i] if limit == 1 else encoder_NTJ[rows_N, t_N.clamp(max=num_frames - 1)]
         logits_NV = predictor.logits(encoder_NJ, predictor.decode(contexts_N))
         best_N, symbol_N = logits_NV.max(dim=1)
         steps.append((symbol_N, best_N - logits_NV.logsumexp(dim=1), t_N, running_N))
@@ -91,8 +88,8 @@ def _collect(steps: list[tuple[Tensor, Tensor, Tensor, Tensor]], blank_id: int) 
 def ctc_greedy_search(model: Any, encoder_out_NTD: Tensor, lens_N: Tensor) -> list[SearchResult]:
     """The most probable symbol of every frame of the CTC head, repeats merged, blanks dropped (best path).
 
-    model: has `ctc_log_probs(encoder_out_NTD) -> (N, T, V)` and `blank_id`. A token's frame is the first of its run, its
-    log-probability the largest in the run; `score` is the log-probability of the path.
+    model: has `ctc_log_probs(encoder_out_NTD) -> (N, T, V)` and `blank_id`. A token's frame is the first of its run,
+    its log-probability the largest in the run; `score` is the log-probability of the path.
     """
     check_encoder_out(encoder_out_NTD, lens_N)
     n, t, _ = encoder_out_NTD.shape
@@ -110,6 +107,8 @@ def ctc_greedy_search(model: Any, encoder_out_NTD: Tensor, lens_N: Tensor) -> li
     )
     first_NT = starts_NT & inside_NT & (symbols_NT != model.blank_id)
     return [
-        SearchResult([Hypothesis(symbols_T[on].tolist(), on.nonzero()[:, 0].tolist(), peaks_T[runs_T[on]].tolist(), score)])
+        SearchResult(
+            [Hypothesis(symbols_T[on].tolist(), on.nonzero()[:, 0].tolist(), peaks_T[runs_T[on]].tolist(), score)]
+        )
         for symbols_T, peaks_T, runs_T, on, score in zip(symbols_NT, peaks_NT, runs_NT, first_NT, scores)
     ]

@@ -21,8 +21,8 @@ SLOTS = 1 << 27  # CPU: contexts up to which an index of them is affordable (unt
 class Predictor:
     """Decoder and joiner of `model`, for one call of a search.
 
-    model: has `.decoder` (`decoder(y_NU)` gives N,U,.. outputs, the last of which depends on the last `context_size` tokens),
-    `.joiner` with `encoder_proj`, `decoder_proj` and `output`, `.vocab_size` and `.blank_id`.
+    model: has `.decoder` (`decoder(y_NU)` gives outputs (N, U, D), the last of which depends on the last `context_size`
+    tokens), `.joiner` with `encoder_proj`, `decoder_proj` and `output`, `.vocab_size` and `.blank_id`.
     """
 
     def __init__(self, model: Any, device: torch.device) -> None:

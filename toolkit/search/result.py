@@ -12,8 +12,8 @@ class Hypothesis:
     """One transcription of one utterance.
 
     tokens: ids without blanks. frames: the encoder frame at which each token was emitted. log_probs: the model's
-    log-probability of each token where it was emitted (natural log, without LM or biasing). score: what the search ranked
-    hypotheses by (total log-probability, with whatever scorers took part).
+    log-probability of each token where it was emitted (natural log, without LM or biasing). score: what the search
+    ranked hypotheses by (total log-probability, with whatever scorers took part).
     """
 
     tokens: list[int]
