@@ -1,0 +1,54 @@
+"""Searches: from encoder outputs to token sequences, all with one result type.
+
+result.py     Hypothesis, SearchResult
+predictor.py  decoder and joiner as the searches use them (decoder outputs cached by context)
+greedy.py     greedy_search (S symbols a frame), ctc_greedy_search
+beam.py       modified_beam_search
+words.py      tokens with times → words with times
+
+`SEARCHES` names them for configs: a new search is one function and one line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from toolkit.config import DecodingConfig
+from toolkit.search.beam import modified_beam_search
+from toolkit.search.greedy import ctc_greedy_search, greedy_search
+from toolkit.search.result import Hypothesis, SearchResult
+
+__all__ = [
+    "SEARCHES",
+    "Hypothesis",
+    "SearchResult",
+    "check_methods",
+    "ctc_greedy_search",
+    "greedy_search",
+    "modified_beam_search",
+]
+
+Search = Callable[[Any, Tensor, Tensor, DecodingConfig], list[SearchResult]]
+
+SEARCHES: dict[str, Search] = {
+    "greedy_search": lambda model, enc, lens, config: greedy_search(model, enc, lens, config.max_symbols),
+    "modified_beam_search": lambda model, enc, lens, config: modified_beam_search(model, enc, lens, config.beam),
+    "ctc_greedy_search": lambda model, enc, lens, config: ctc_greedy_search(model, enc, lens),
+}
+CTC_SEARCHES = {"ctc_greedy_search"}  # those that read the CTC head
+
+
+def check_methods(methods: list[str], has_ctc_head: bool) -> None:
+    """Raise ValueError naming what is wrong with `decoding.methods`, so that it is said before an hour of decoding."""
+    if not methods:
+        raise ValueError(f"decoding.methods is empty: expected some of {', '.join(SEARCHES)}")
+    for method in methods:
+        if method not in SEARCHES:
+            raise ValueError(f"decoding.methods: {method!r} is not a search; known: {', '.join(SEARCHES)}")
+        if method in CTC_SEARCHES and not has_ctc_head:
+            raise ValueError(
+                f"decoding.methods: {method!r} needs a CTC head, and this model has none (model.ctc_head=false)"
+            )

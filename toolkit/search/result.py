@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FEATURE_FRAME_SECONDS = 0.01  # feature frames come 100 a second
+
 
 @dataclass(frozen=True)
 class Hypothesis:
     """One transcription of one utterance.
 
     tokens: ids without blanks. frames: the encoder frame at which each token was emitted. log_probs: the model's
-    log-probability of each token where it was emitted (natural log, without LM or biasing). score: what the search ranked
-    hypotheses by (total log-probability, with whatever scorers took part).
+    log-probability of each token where it was emitted (natural log, without LM or biasing). score: what the search
+    ranked hypotheses by (total log-probability, with whatever scorers took part).
     """
 
     tokens: list[int]
     frames: list[int]
     log_probs: list[float]
     score: float
+
+    def seconds(self, subsampling_factor: int) -> list[float]:
+        """When each token was emitted, in seconds from the start of the utterance: the start of its encoder frame."""
+        return [round(frame * subsampling_factor * FEATURE_FRAME_SECONDS, 3) for frame in self.frames]
 
 
 @dataclass(frozen=True)

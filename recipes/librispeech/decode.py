@@ -1,0 +1,28 @@
+"""Decode the test sets, print a WER table: python recipes/librispeech/decode.py experiment=digits [decoding.beam=8 …].
+
+Which model: decoding.checkpoint=best|last|<epoch>|<path>, decoding.avg=N, decoding.use_averaged_model=false. What the
+model is like follows from the checkpoint. Results lie in exp/<name>/decode-<checkpoint>-avg<N>/.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from toolkit import config as schema
+from toolkit.eval.decode import decode
+
+schema.register()
+
+
+@hydra.main(version_base="1.3", config_path="../../conf", config_name="config")
+def main(cfg: DictConfig) -> None:
+    config = OmegaConf.to_object(cfg)
+    assert isinstance(config, schema.Config)
+    decode(config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

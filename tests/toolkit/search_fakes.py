@@ -1,0 +1,104 @@
+"""A tiny transducer with the parts that the searches use, and brute force over all its alignments."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class FakeDecoder(nn.Module):
+    """Stateless: output u depends on the `context_size` tokens up to and with u."""
+
+    def __init__(self, vocab_size: int, dim: int, context_size: int) -> None:
+        super().__init__()
+        self.context_size = context_size
+        self.calls = 0
+        self.embedding = nn.Embedding(vocab_size, dim)
+        self.conv = nn.Conv1d(dim, dim, context_size)
+
+    def forward(self, y_NU: Tensor) -> Tensor:
+        self.calls += len(y_NU)
+        x_NDU = nn.functional.pad(self.embedding(y_NU).transpose(1, 2), (self.context_size - 1, 0))
+        return self.conv(x_NDU).transpose(1, 2).relu()
+
+
+class FakeJoiner(nn.Module):
+    def __init__(self, dim: int, vocab_size: int) -> None:
+        super().__init__()
+        self.encoder_proj = nn.Linear(dim, dim)
+        self.decoder_proj = nn.Linear(dim, dim)
+        self.output = nn.Linear(dim, vocab_size)
+
+
+class FakeTransducer(nn.Module):
+    def __init__(
+        self, vocab_size: int = 4, dim: int = 6, context_size: int = 2, seed: int = 0, blank_id: int = 0
+    ) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.vocab_size, self.blank_id, self.subsampling_factor = vocab_size, blank_id, 4
+        self.decoder = FakeDecoder(vocab_size, dim, context_size)
+        self.joiner = FakeJoiner(dim, vocab_size)
+        self.ctc = nn.Linear(dim, vocab_size)
+        with torch.no_grad():  # far from uniform, so that searches differ
+            for p in self.parameters():
+                p.mul_(2.0)
+        self.eval()
+
+    def ctc_log_probs(self, encoder_out_NTD: Tensor) -> Tensor:
+        return self.ctc(encoder_out_NTD).log_softmax(dim=-1)
+
+    @torch.no_grad()
+    def step(self, encoder_D: Tensor, tokens: list[int]) -> Tensor:
+        """log-probabilities (V) after `tokens` at a frame: the plain definition."""
+        k = self.decoder.context_size
+        context = torch.tensor(([self.blank_id] * k + tokens)[-k:])
+        decoder_D = self.decoder(context[None])[0, -1]
+        hidden = torch.tanh(self.joiner.encoder_proj(encoder_D) + self.joiner.decoder_proj(decoder_D))
+        return self.joiner.output(hidden).log_softmax(-1)
+
+
+def encoder_outputs(n: int, t: int, dim: int = 6, seed: int = 1) -> Tensor:
+    return torch.randn(n, t, dim, generator=torch.Generator().manual_seed(seed)) * 2
+
+
+def all_sequences(model: FakeTransducer, encoder_TD: Tensor) -> dict[tuple[int, ...], float]:
+    """Total log-probability of every token sequence over all alignments with one symbol (blank or token) a frame."""
+    totals: dict[tuple[int, ...], float] = {}
+    cache: dict[tuple[int, tuple[int, ...]], list[float]] = {}
+    for path in itertools.product(range(model.vocab_size), repeat=len(encoder_TD)):
+        tokens: tuple[int, ...] = ()
+        log_prob = 0.0
+        for t, symbol in enumerate(path):
+            if (t, tokens) not in cache:
+                cache[t, tokens] = model.step(encoder_TD[t], list(tokens)).tolist()
+            log_prob += cache[t, tokens][symbol]
+            if symbol != model.blank_id:
+                tokens += (symbol,)
+        a, b = totals.get(tokens, -math.inf), log_prob
+        totals[tokens] = max(a, b) + math.log1p(math.exp(-abs(a - b)))
+    return totals
+
+
+def greedy_by_hand(
+    model: FakeTransducer, encoder_TD: Tensor, limit: int
+) -> tuple[list[int], list[int], list[float], float]:
+    """Greedy search in the obvious way: tokens, frames, their log-probabilities, and that of the path."""
+    tokens: list[int] = []
+    frames: list[int] = []
+    log_probs: list[float] = []
+    score = 0.0
+    for t in range(len(encoder_TD)):
+        for _ in range(limit):
+            log_probs_V = model.step(encoder_TD[t], tokens)
+            symbol = int(log_probs_V.argmax())
+            score += float(log_probs_V[symbol])
+            if symbol == model.blank_id:
+                break
+            tokens.append(symbol)
+            frames.append(t)
+            log_probs.append(float(log_probs_V[symbol]))
+    return tokens, frames, log_probs, score

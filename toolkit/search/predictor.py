@@ -1,0 +1,105 @@
+"""What a transducer search asks of a model, tuned for asking often: decoder outputs by context id, and joiner outputs.
+
+A stateless decoder sees only the last K tokens, so a context is one integer, the K tokens read as a number in base V:
+    next id = (id * V + token) mod V^K.
+Equal contexts, of whatever hypothesis of whatever utterance, share one evaluation of the decoder.
+
+Legend: N utterances, T encoder frames, D encoder dim, J joiner dim, V vocabulary with blank, K tokens of context.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WHOLE_TABLE = 1 << 14  # CUDA: contexts up to which all are evaluated beforehand
+SLOTS = 1 << 27  # CPU: contexts up to which an index of them is affordable (untouched pages of it cost nothing)
+
+
+class Predictor:
+    """Decoder and joiner of `model`, for one call of a search.
+
+    model: has `.decoder` (`decoder(y_NU)` gives outputs (N, U, D), the last of which depends on the last `context_size`
+    tokens), `.joiner` with `encoder_proj`, `decoder_proj` and `output`, `.vocab_size` and `.blank_id`.
+    """
+
+    def __init__(self, model: Any, device: torch.device) -> None:
+        self.model = model
+        self.device = device
+        self.vocab_size: int = model.vocab_size
+        self.blank_id: int = model.blank_id
+        self.context_size: int = model.decoder.context_size
+        self.num_contexts = self.vocab_size**self.context_size
+        # What is known lies in rows_RJ; slot_C gives the row of a context, 0 for those not evaluated yet.
+        self.rows_RJ: Tensor | None = None
+        self.num_rows = 1
+        self.slot_C: Tensor | None = None
+        if device.type == "cpu":
+            if self.num_contexts <= SLOTS:
+                self.slot_C = torch.zeros(self.num_contexts, dtype=torch.int32)
+        elif self.num_contexts <= WHOLE_TABLE:
+            self.rows_RJ = self._evaluate(torch.arange(self.num_contexts, device=device))
+
+    def initial(self, *shape: int) -> Tensor:
+        """Context ids of the start of an utterance: nothing but blanks."""
+        blanks = sum(self.blank_id * self.vocab_size**k for k in range(self.context_size))
+        return torch.full(shape, blanks, dtype=torch.int64, device=self.device)
+
+    def advance(self, contexts: Tensor, tokens: Tensor) -> Tensor:
+        """Context ids after emitting `tokens` (same shape)."""
+        return (contexts * self.vocab_size + tokens) % self.num_contexts
+
+    def decode(self, contexts: Tensor) -> Tensor:
+        """Projected decoder outputs (…, J) of context ids (…)."""
+        ids = contexts.reshape(-1)
+        if self.slot_C is not None:
+            out = self._cached(ids, self.slot_C)
+        elif self.rows_RJ is not None:
+            out = self.rows_RJ.index_select(0, ids)
+        else:  # on CUDA, asking what is new would be a synchronisation a frame
+            out = self._evaluate(ids)
+        return out.view(*contexts.shape, -1)
+
+    def project(self, encoder_out_NTD: Tensor) -> Tensor:
+        """The encoder's side of the joiner (N, T, J): once for all frames."""
+        return self.model.joiner.encoder_proj(encoder_out_NTD)
+
+    def logits(self, encoder_J: Tensor, decoder_J: Tensor) -> Tensor:
+        """Joiner outputs (…, V), float32, of projected encoder and decoder outputs (…, J) that broadcast."""
+        return self.model.joiner.output(torch.tanh(encoder_J + decoder_J)).float()
+
+    def _evaluate(self, ids: Tensor) -> Tensor:
+        shifts = [self.vocab_size**k for k in reversed(range(self.context_size))]
+        contexts_NK = torch.stack([(ids // shift) % self.vocab_size for shift in shifts], dim=1)
+        return self.model.joiner.decoder_proj(self.model.decoder(contexts_NK)[:, -1])
+
+    def _cached(self, ids: Tensor, slot_C: Tensor) -> Tensor:
+        slots = slot_C.index_select(0, ids)
+        unknown = slots == 0
+        if self.rows_RJ is None or bool(unknown.any()):
+            new = ids[unknown].unique()
+            rows = self._evaluate(new)
+            end = self.num_rows + len(new)
+            if self.rows_RJ is None or end > len(self.rows_RJ):
+                grown = rows.new_zeros(max(2 * end, 64), rows.shape[1])
+                if self.rows_RJ is not None:
+                    grown[: self.num_rows] = self.rows_RJ[: self.num_rows]
+                self.rows_RJ = grown
+            self.rows_RJ[self.num_rows : end] = rows
+            slot_C[new] = torch.arange(self.num_rows, end, dtype=torch.int32)
+            self.num_rows = end
+            slots = slot_C.index_select(0, ids)
+        return self.rows_RJ.index_select(0, slots)
+
+
+def check_encoder_out(encoder_out_NTD: Tensor, lens_N: Tensor) -> None:
+    """Raise ValueError unless these are encoder outputs and how many frames of each utterance count."""
+    if encoder_out_NTD.dim() != 3:
+        raise ValueError(f"encoder_out_NTD: shape {tuple(encoder_out_NTD.shape)}: expected (N, T, D)")
+    n, t, _ = encoder_out_NTD.shape
+    if lens_N.shape != (n,):
+        raise ValueError(f"lens_N: shape {tuple(lens_N.shape)}: expected ({n},), one length an utterance")
+    if n and not 0 <= int(lens_N.min()) <= int(lens_N.max()) <= t:
+        raise ValueError(f"lens_N: {lens_N.tolist()}: expected lengths from 0 to T={t}")
