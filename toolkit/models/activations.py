@@ -1,0 +1,135 @@
+"""What stands between two linear maps of the encoder: DoubleSwish, dropout that costs little on a CPU, and the balancer.
+
+Shapes: any, with the channel last.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def keep_mask(x: Tensor, p: float) -> tuple[Tensor, float]:
+    """(mask of x's shape that is False with probability p, what to multiply the kept values with), for CPU tensors.
+
+    One 64-bit random number decides over eight elements, a byte each, which is some ten times as fast as a Bernoulli draw
+    for each. So p is rounded to 1/256; the factor belongs to the rounded p, and the expectation is exact.
+    """
+    drop = round(p * 256)
+    bits = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device).random_(-(2**63), None)
+    bytes_ = bits.view(torch.uint8)[: x.numel()].view(x.shape)
+    return bytes_ >= drop, 256 / (256 - drop)
+
+
+def dropout(x: Tensor, p: float, training: bool) -> Tensor:
+    """`torch.nn.functional.dropout`, with the cheap random numbers of `keep_mask` on a CPU."""
+    if not training or p == 0.0:
+        return x
+    if x.device.type != "cpu":
+        return F.dropout(x, p)
+    mask, factor = keep_mask(x, p)
+    return x * mask.to(x.dtype).mul_(factor)
+
+
+class _DoubleSwish(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+        sigmoid = (x - 1.0).sigmoid_()
+        y = x * sigmoid
+        # d/dx [x s(x-1)] = s + x s (1 - s). It is all that the backward pass needs, so neither x nor the sigmoid is kept.
+        derivative = torch.addcmul(y, y, sigmoid, value=-1.0).add_(sigmoid) if ctx.needs_input_grad[0] else None
+        if p > 0.0:
+            if x.device.type == "cpu":
+                mask, factor = keep_mask(x, p)
+                scale = mask.to(x.dtype).mul_(factor)
+            else:
+                scale = F.dropout(torch.ones_like(x), p)
+            y *= scale
+            if derivative is not None:
+                derivative *= scale
+        if derivative is not None:
+            ctx.save_for_backward(derivative)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (derivative,) = ctx.saved_tensors
+        return grad * derivative, None
+
+
+class DoubleSwish(nn.Module):
+    """x · sigmoid(x - 1), followed by dropout where `p` > 0.
+
+    Close to swish(swish(x)): like Swish it lets a gradient through on the negative side, but it is flatter around zero, so a
+    unit can be "nearly off" without being stuck. One autograd function does the activation and the dropout, because both are
+    bound by memory traffic: a single tensor, their common derivative, is kept for the backward pass.
+    """
+
+    def __init__(self, p: float = 0.0) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _DoubleSwish.apply(x, self.p if self.training else 0.0)
+
+
+class _Balance(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, sign_push_C: Tensor, scale_push_C: Tensor) -> Tensor:
+        ctx.save_for_backward(x > 0, sign_push_C, scale_push_C)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        positive, sign_push_C, scale_push_C = ctx.saved_tensors
+        push = torch.where(positive, sign_push_C + scale_push_C, sign_push_C - scale_push_C)
+        return torch.addcmul(grad, grad.abs(), push.to(grad.dtype)), None, None
+
+
+class ActivationBalancer(nn.Module):
+    """Identity whose backward pass nudges channels that have gone astray back to where they are useful.
+
+    Without normalisation before every branch nothing else stops a channel from being always positive (then the
+    non-linearity behind it is wasted), always negative (dead), vanishing or exploding. For each channel two statistics of the
+    batch are looked at, the fraction of positive values and the mean absolute value. When one leaves [min_positive, max_positive]
+    or [min_abs, max_abs], up to `max_factor` times the absolute gradient of each element is added to its gradient, in the direction
+    that brings the channel back. Nothing happens to the values, so inference and the loss are untouched.
+
+    The nudge need not come in every step: it is applied with `probability`, which makes it cheap.
+    """
+
+    def __init__(
+        self,
+        min_positive: float = 0.05,
+        max_positive: float = 0.95,
+        min_abs: float = 0.2,
+        max_abs: float = 100.0,
+        max_factor: float = 0.04,
+        probability: float = 0.25,
+    ) -> None:
+        super().__init__()
+        self.min_positive, self.max_positive = min_positive, max_positive
+        self.min_abs, self.max_abs = min_abs, max_abs
+        self.max_factor, self.probability = max_factor, probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and x.requires_grad) or torch.rand(()).item() >= self.probability:
+            return x
+        return _Balance.apply(x, *self._pushes(x.detach()))
+
+    def _pushes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Per channel, what to add to the gradient as a multiple of |gradient|: a constant, and one for the value's sign.
+
+        A gradient is subtracted from the value in effect, so a negative push raises values."""
+        x_MC = x.float().flatten(0, -2)
+        positive_C = (x_MC > 0).float().mean(dim=0)
+        abs_C = x_MC.abs().mean(dim=0)
+        too_few = ((self.min_positive - positive_C) / self.min_positive).clamp_(0.0, 1.0) if self.min_positive > 0 else 0.0
+        too_many = ((positive_C - self.max_positive) / (1.0 - self.max_positive)).clamp_(0.0, 1.0) if self.max_positive < 1 else 0.0
+        too_small = ((self.min_abs - abs_C) / self.min_abs).clamp_(0.0, 1.0)
+        too_large = ((abs_C - self.max_abs) / self.max_abs).clamp_(0.0, 1.0)
+        zero_C = torch.zeros_like(abs_C)
+        return self.max_factor * (zero_C + too_many - too_few), self.max_factor * (zero_C + too_large - too_small)
