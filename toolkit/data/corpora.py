@@ -1,7 +1,7 @@
 """From a corpus on disk to lhotse cuts: folders in LibriSpeech's layout, or tables of audio path and text.
 
-A part of a corpus is a folder `dir/<part>` (or `dir/LibriSpeech/<part>`) with `*.trans.txt` files beside the audio, or a
-table `dir/<part>.tsv`, `.csv` or `.jsonl`. What cannot be used is left out, counted and named in one line per reason.
+A part of a corpus is a folder `dir/<part>` (or `dir/LibriSpeech/<part>`) with `*.trans.txt` files beside the audio, or
+a table `dir/<part>.tsv`, `.csv` or `.jsonl`. What cannot be used is left out, counted and named, a line per reason.
 """
 
 from __future__ import annotations
@@ -112,15 +112,16 @@ def _table_rows(table: Path) -> Iterator[dict[str, str]]:
         if table.suffix == ".jsonl":
             rows: Iterable[dict] = [json.loads(line) for line in f if line.strip()]
         else:
-            tabs = table.suffix == ".tsv"
-            lines = list(csv.reader(f, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL))
+            # TSV has no quoting: a quotation mark is a character there.
+            reader = csv.reader(f, delimiter="\t", quoting=csv.QUOTE_NONE) if table.suffix == ".tsv" else csv.reader(f)
+            lines = list(reader)
             known = {name for names in _COLUMNS.values() for name in names}
             header = lines.pop(0) if lines and set(map(str.lower, lines[0])) & known else ["audio", "text", "speaker"]
             rows = [dict(zip(map(str.lower, header), line)) for line in lines if line]
     for i, row in enumerate(rows):
         found = {key: str(next((row[n] for n in names if n in row), "")) for key, names in _COLUMNS.items()}
         if not found["audio"]:
-            raise ValueError(f"{table}: row {i + 1} names no audio: expected columns audio, text and perhaps speaker, got {row}")
+            raise ValueError(f"{table}: row {i + 1} names no audio: expected columns audio, text, speaker, got {row}")
         yield found
 
 
@@ -135,7 +136,7 @@ def _read_table(table: Path, left_out: LeftOut) -> Iterator[Utterance]:
 
 
 def _to_cut(utterance: Utterance, sampling_rate: int) -> tuple[MonoCut | None, str]:
-    """The cut of an utterance, or None and what is wrong with it; the rate of the audio where it is not `sampling_rate`."""
+    """The cut of an utterance and its audio's rate where that is not `sampling_rate`, or None and what is wrong."""
     text = normalize_text(utterance.text)
     if not text:
         return None, "an empty transcript"
@@ -173,7 +174,8 @@ def read_part(source: Path, sampling_rate: int) -> tuple[CutSet, LeftOut]:
     rates: Counter[str] = Counter()
     with ThreadPoolExecutor(8) as pool:  # waits for the disk, hardly computes
         results = pool.map(lambda u: _to_cut(u, sampling_rate), utterances)
-        for utterance, (cut, note) in tqdm(zip(utterances, results), f"reading {source.name}", len(utterances), leave=False):
+        progress = tqdm(results, f"reading {source.name}", len(utterances), leave=False, mininterval=1.0)
+        for utterance, (cut, note) in zip(utterances, progress):
             if cut is None:
                 left_out.add(note, utterance.audio)
             elif cut.id in cuts:
@@ -196,7 +198,7 @@ def read_part(source: Path, sampling_rate: int) -> tuple[CutSet, LeftOut]:
 def split_off(cuts: CutSet, fraction: float, seed: int = 42) -> tuple[CutSet, CutSet, str]:
     """Cut about `fraction` of the audio off `cuts`: (rest, cut off, "speakers" or "utterances").
 
-    Whole speakers where that comes near enough to `fraction`, else single utterances (one speaker, or a few large ones).
+    Whole speakers where that comes near enough to `fraction`, else single utterances (one speaker, a few large ones).
     """
     seconds: Counter[str] = Counter()
     for cut in cuts:
@@ -211,14 +213,14 @@ def split_off(cuts: CutSet, fraction: float, seed: int = 42) -> tuple[CutSet, Cu
             break
         chosen.add(speaker)
     if len(chosen) < len(speakers) and sum(seconds[s] for s in chosen) <= 3 * target:
-        off = [c for c in cuts if c.supervisions[0].speaker in chosen]
-        return CutSet.from_cuts(c for c in cuts if c.supervisions[0].speaker not in chosen), CutSet.from_cuts(off), "speakers"
-    shuffled = list(cuts)
-    rng.shuffle(shuffled)
-    count = min(max(1, round(fraction * len(shuffled))), len(shuffled) - 1)
-    ids = {c.id for c in shuffled[:count]}
-    rest, off = [c for c in cuts if c.id not in ids], [c for c in cuts if c.id in ids]
-    return CutSet.from_cuts(rest), CutSet.from_cuts(off), "utterances"
+        by, is_off = "speakers", {c.id: c.supervisions[0].speaker in chosen for c in cuts}
+    else:
+        ids = [c.id for c in cuts]
+        rng.shuffle(ids)
+        count = min(max(1, round(fraction * len(ids))), len(ids) - 1)
+        by, is_off = "utterances", {id: i < count for i, id in enumerate(ids)}
+    rest, off = (CutSet.from_cuts(c for c in cuts if is_off[c.id] is which) for which in (False, True))
+    return rest, off, by
 
 
 def read_corpus(
@@ -226,21 +228,20 @@ def read_corpus(
 ) -> tuple[dict[str, CutSet], dict[str, dict[str, int]]]:
     """All parts of a corpus: {part: cuts} and {part: what was left out}.
 
-    `parts` has the lists "train", "valid" and "test"; with `valid_fraction` a valid part that is not there is cut off the
-    first train part. Raises FileNotFoundError for a missing folder or part, naming what was found.
+    `parts` has the lists "train", "valid" and "test"; with `valid_fraction` a valid part that is not there is cut off
+    the first train part. Raises FileNotFoundError for a missing folder or part, naming what was found.
     """
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"corpus.dir={root}: no such folder; expected one with the parts {', '.join(sorted(set(sum(parts.values(), []))))}"
-        )
     train = parts["train"]
-    sources = {part: find_part(root, part) for part in dict.fromkeys([*train, *parts["valid"], *parts["test"]])}
+    wanted = list(dict.fromkeys([*train, *parts["valid"], *parts["test"]]))
+    if not root.is_dir():
+        raise FileNotFoundError(f"corpus.dir={root}: no such folder; expected one with the parts {', '.join(wanted)}")
+    sources = {part: find_part(root, part) for part in wanted}
     can_split = [p for p in parts["valid"] if p not in train] if valid_fraction > 0 else []
     missing = [part for part, source in sources.items() if source is None and part not in can_split]
     if missing:
         raise FileNotFoundError(
-            f"{root} has no part {', '.join(missing)}: neither a folder nor a table {'/'.join('*' + s for s in TABLE_SUFFIXES)}. "
-            f"Parts found: {', '.join(existing_parts(root)) or 'none'}; choose with corpus.train, corpus.valid and corpus.test"
+            f"{root} has no part {', '.join(missing)} (folder or table of {', '.join(TABLE_SUFFIXES)}); "
+            f"found: {', '.join(existing_parts(root)) or 'nothing'}. Choose with corpus.train, .valid and .test"
         )
     cuts: dict[str, CutSet] = {}
     left_out: dict[str, dict[str, int]] = {}

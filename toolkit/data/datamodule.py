@@ -1,8 +1,8 @@
 """Batches for training, validation and decoding from what prepare.sh made.
 
-Sampling is lhotse's (dynamic buckets of similar duration), so are SpecAugment and noise mixing. Batch k of an epoch is the
-same, augmentation included, however often the run was stopped before it: all chance in it is seeded by (seed, epoch, k,
-rank), and the random state of the rest of the program is not touched. Nothing is dropped without a line in the log.
+Sampling is lhotse's (dynamic buckets of similar duration), so are SpecAugment and noise mixing. Batch k of an epoch is
+the same, augmentation included, however often the run was stopped before it: all chance in it is seeded by (seed,
+epoch, rank, k), and the random state of the rest of the program is not touched. Nothing is dropped without a line in the log.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def num_frames(cut: Cut) -> int:
 @contextlib.contextmanager
 def random_state(seed: int) -> Iterator[None]:
     """Python's, numpy's and torch's generators seeded with `seed` inside, and as they were afterwards."""
-    states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()  # noqa: NPY002
     try:
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002, lhotse draws from the global generator
@@ -90,9 +90,11 @@ def make_spec_augment(config: SpecAugmentConfig) -> SpecAugment | None:
 
 
 class Batches(Dataset):
-    """Makes one `Batch` of (number of the batch, its cuts); runs in the loader's workers, or in the training process."""
+    """Makes one `Batch` of (its number, its cuts); runs in the loader's workers, or in the training process."""
 
-    def __init__(self, config: Config, tokenizer: Tokenizer, seeds: tuple[int, ...], noise: CutSet | None, augment: bool) -> None:
+    def __init__(
+        self, config: Config, tokenizer: Tokenizer, seeds: tuple[int, ...], noise: CutSet | None, augment: bool
+    ) -> None:
         self.tokenizer = tokenizer
         self.seeds = seeds
         self.noise = noise
@@ -117,10 +119,11 @@ class Batches(Dataset):
                     random_mix_offset=True,
                 )
                 cuts = mix(cuts)
-            loaded = [(cut, features) for cut in cuts if (features := self._load(cut)) is not None]
+            loaded = [(cut, x_TF) for cut in cuts if (x_TF := self._load(cut)) is not None]
             if not loaded:
                 raise RuntimeError(f"none of the recordings of a batch can be read: {', '.join(c.id for c in cuts)}")
-            features = [f if self.spec_augment is None else self.spec_augment(f[None])[0] for _, f in loaded]
+            augment = self.spec_augment
+            features = [x_TF if augment is None else augment(x_TF[None])[0] for _, x_TF in loaded]
         return collate([cut for cut, _ in loaded], features, self.tokenizer)
 
     def _load(self, cut: Cut) -> Tensor | None:
@@ -214,8 +217,8 @@ class DataModule:
     def train_batches(self, epoch: int, skip: int = 0, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         """The batches of `epoch` for `rank`, from number `skip` on.
 
-        The ranks' batches are disjoint and equally many; when the last round has fewer batches than ranks, its utterances
-        are spread over the ranks (repeated only if they are fewer than the ranks).
+        The ranks' batches are disjoint and equally many; when the last round has fewer batches than ranks, its
+        utterances are spread over the ranks (repeated only if they are fewer than the ranks).
         """
         data = self.config.data
         cuts = _read(training_manifest(self.config))
@@ -262,7 +265,8 @@ class DataModule:
         self, cuts: CutSet, max_duration: float, shuffle: bool, count: int, rank: int, world_size: int
     ) -> DynamicBucketingSampler:
         seconds = self.train_seconds_per_epoch if shuffle else math.fsum(c.duration for c in cuts)
-        num_buckets = min(self.config.data.num_buckets, int(seconds / (BATCHES_PER_BUCKET * max_duration * world_size)), count)
+        full = int(seconds / (BATCHES_PER_BUCKET * max_duration * world_size))
+        num_buckets = min(self.config.data.num_buckets, full, count)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # lhotse would rather have lazy manifests and larger buffers
             return DynamicBucketingSampler(

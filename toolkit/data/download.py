@@ -75,5 +75,7 @@ def _unpack(archive: Path, root: Path, folder: Path) -> None:
         if isinstance(e, OSError) and not isinstance(e, (tarfile.TarError, EOFError)) and e.errno is not None:
             raise  # disk full or no permission: the archive is good
         archive.unlink()
-        raise RuntimeError(f"{archive.name} is not the archive it should be ({e}); removed it, run again to download it") from e
+        raise RuntimeError(
+            f"{archive.name} is not the archive it should be ({e}); removed, run again to fetch it"
+        ) from e
     (folder / ".completed").touch()

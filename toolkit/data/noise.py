@@ -1,4 +1,4 @@
-"""Noise for mixing into training audio: any folder of recordings (MUSAN, or one's own) as lhotse cuts of some seconds."""
+"""Noise for mixing into training audio: any folder of recordings (MUSAN, one's own) as lhotse cuts of some seconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHORTEST_SECONDS = 0.5
 
 
 def prepare_noise(source: Path, folder: Path, config: FeatureConfig) -> dict[str, Any]:
-    """Write `folder`/noise.jsonl: all audio under `source` in windows of 10 s, with features unless they are on the fly.
+    """Write `folder`/noise.jsonl: all audio under `source` in windows of 10 s, with features unless on the fly.
 
     Raises ValueError when there is no usable recording.
     """

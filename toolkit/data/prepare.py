@@ -43,11 +43,12 @@ def part_manifest(config: Config, part: str) -> Path:
 def prepare(config: Config, stage: int = 0, stop_stage: int = len(STAGES) - 1) -> None:
     """Run the stages `stage` to `stop_stage`, both included; what is done already is left alone.
 
-    Raises RuntimeError for missing requirements or a skipped earlier stage, FileNotFoundError and ValueError for a corpus
-    that is not there or has nothing usable.
+    Raises RuntimeError for missing requirements or a skipped earlier stage, FileNotFoundError and ValueError for a
+    corpus that is not there or has nothing usable.
     """
     if not 0 <= stage <= stop_stage < len(STAGES):
-        raise ValueError(f"stage={stage}, stop_stage={stop_stage}: expected 0 <= stage <= stop_stage <= {len(STAGES) - 1}")
+        last = len(STAGES) - 1
+        raise ValueError(f"stage={stage}, stop_stage={stop_stage}: expected 0 <= stage <= stop_stage <= {last}")
     check_requirements(config)
     for number in range(stage, stop_stage + 1):
         _RUN[number](config)
@@ -85,7 +86,8 @@ def _manifests(config: Config) -> None:
     corpus = config.corpus
     folder = config.data_dir / "manifests"
     root = corpus_root(config)
-    settings = {"train": corpus.train, "valid": corpus.valid, "test": corpus.test, "sampling_rate": config.features.sampling_rate}
+    parts = {"train": corpus.train, "valid": corpus.valid, "test": corpus.test}
+    settings: dict[str, Any] = {**parts, "sampling_rate": config.features.sampling_rate}
     fraction = 0.0
     if isinstance(corpus, DirectoryCorpus):
         fraction = corpus.valid_fraction
@@ -94,7 +96,6 @@ def _manifests(config: Config) -> None:
         settings["corpus"] = _upstream(config.data_dir / "corpus", 0)
 
     def make() -> dict[str, Any]:
-        parts = {"train": corpus.train, "valid": corpus.valid, "test": corpus.test}
         cuts, left_out = corpora.read_corpus(root, parts, config.features.sampling_rate, fraction)
         counts: dict[str, Any] = {}
         for part, part_cuts in cuts.items():
@@ -126,9 +127,9 @@ def _features(config: Config) -> None:
 
     def make() -> dict[str, Any]:
         counts: dict[str, Any] = {}
-        groups = {"train": corpus.train} | {f"cuts_{part}": [part] for part in dict.fromkeys([*corpus.valid, *corpus.test])}
+        groups = {"train": corpus.train} | {f"cuts_{part}": [part] for part in (*corpus.valid, *corpus.test)}
         for name, parts in groups.items():
-            cuts = [cut for part in parts for cut in CutSet.from_file(config.data_dir / "manifests" / f"cuts_{part}.jsonl")]
+            cuts = [cut for part in parts for cut in _read_cuts(config, part)]
             if name == "train":
                 cuts = features.with_speeds(cuts, config.features.speed_factors)
             left_out = corpora.LeftOut()
@@ -153,8 +154,7 @@ def _tokens(config: Config) -> None:
     settings = _plain(config.tokens) | {"manifests": _upstream(config.data_dir / "manifests", 1)}
 
     def make() -> dict[str, Any]:
-        paths = [config.data_dir / "manifests" / f"cuts_{part}.jsonl" for part in config.corpus.train]
-        texts = [cut.supervisions[0].text for path in paths for cut in CutSet.from_file(path)]
+        texts = [cut.supervisions[0].text for part in config.corpus.train for cut in _read_cuts(config, part)]
         tokenizer = Tokenizer.train(texts, config.tokens)
         tokenizer.save(folder)
         return {"tokens": tokenizer.vocab_size, "words": write_words(texts, folder / "words.txt")}
@@ -249,6 +249,10 @@ def _plain(section: Any) -> dict[str, Any]:
 def _size(cuts: CutSet) -> dict[str, Any]:
     speakers = {c.supervisions[0].speaker for c in cuts}
     return {"utterances": len(cuts), "hours": round(sum(c.duration for c in cuts) / 3600, 3), "speakers": len(speakers)}
+
+
+def _read_cuts(config: Config, part: str) -> CutSet:
+    return CutSet.from_file(config.data_dir / "manifests" / f"cuts_{part}.jsonl")
 
 
 def _write_cuts(cuts: CutSet, path: Path) -> None:

@@ -1,6 +1,6 @@
 """How features lie on disk: half-precision arrays one after the other in one file per shard, read by offset.
 
-A storage backend of lhotse. Compared with lhotse's own: no extra package (lilcom, h5py), half the space of .npy files, no
+A storage backend of lhotse. Beside lhotse's own ones: no extra package (lilcom, h5py), half the space of .npy files, no
 file per utterance. The rounding error is at most 0.008 for log energies below 16 in magnitude, a quarter of lilcom's.
 """
 

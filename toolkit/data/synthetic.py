@@ -4,9 +4,10 @@
     LibriSpeech/train/1001/1/1001-1-0000.flac     16 kHz mono
     LibriSpeech/train/1001/1/1001-1.trans.txt
 
-Voices are an accent, a voice variant, pitch, liveliness, speed and length of the vocal tract. The variants of dev and test
-(`UNSEEN_MALE`, `UNSEEN_FEMALE`) never speak in train, though all accents do; sentences are disjoint as well (synthetic_text.py).
-Same settings, same audio: each speaker is made in a process of its own, because espeak-ng's state lingers between sentences.
+Voices are an accent, a voice variant, pitch, liveliness, speed and length of the vocal tract. The variants of dev and
+test (`UNSEEN_MALE`, `UNSEEN_FEMALE`) never speak in train, though all accents do; sentences are disjoint as well
+(synthetic_text.py). Same settings, same audio: each speaker is made in a process of its own, because espeak-ng's state
+lingers between sentences.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Text to token ids and back: BPE by sentencepiece, or characters. Writes tokens.txt and words.txt as icefall has them.
 
-Ids 0, 1, 2 are `<blk>` (the blank), `<sos/eos>` and `<unk>`; a word begins with `▁`, in both kinds, so that the tokens of
-a word do not depend on its neighbours.
+Ids 0, 1, 2 are `<blk>` (the blank), `<sos/eos>` and `<unk>`; a word begins with `▁`, in both kinds, so that the tokens
+of a word do not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import io
 import logging
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -108,8 +107,11 @@ class Tokenizer:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types and a tensor, for checkpoints that load under `weights_only=True`."""
-        model = torch.frombuffer(bytearray(self._model), dtype=torch.uint8) if self._model else torch.empty(0, dtype=torch.uint8)
-        return {"kind": self.kind, "tokens": list(self.tokens), "model": model}
+        return {
+            "kind": self.kind,
+            "tokens": list(self.tokens),
+            "model": torch.tensor(list(self._model), dtype=torch.uint8),
+        }
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Tokenizer:
@@ -128,7 +130,7 @@ class Tokenizer:
         """The tokenizer that `save` wrote; FileNotFoundError says how to make it."""
         lang_dir = Path(lang_dir)
         if not (lang_dir / "tokens.txt").is_file():
-            raise FileNotFoundError(f"no {lang_dir / 'tokens.txt'}: run prepare.sh with the same corpus and tokens first")
+            raise FileNotFoundError(f"no {lang_dir / 'tokens.txt'}: run prepare.sh with the same overrides first")
         lines = (lang_dir / "tokens.txt").read_text(encoding="utf-8").splitlines()
         bpe = lang_dir / "bpe.model"
         model = bpe.read_bytes() if bpe.is_file() else b""
@@ -136,8 +138,8 @@ class Tokenizer:
 
 
 def write_words(texts: Iterable[str], path: Path) -> int:
-    """Write icefall's words.txt (special symbols, the words of `texts` sorted, disambiguation); returns the number of words."""
-    words = sorted(Counter(w for text in texts for w in text.split()))
+    """Write icefall's words.txt (special symbols around the sorted words of `texts`); returns the number of words."""
+    words = sorted({w for text in texts for w in text.split()})
     rows = ["<eps>", "!SIL", "<SPOKEN_NOISE>", "<UNK>", *words, "#0", "<s>", "</s>"]
     _write(path, "".join(f"{w} {i}\n" for i, w in enumerate(rows)).encode())
     return len(words)
