@@ -7,20 +7,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import os
+import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import toolkit.optim
 from toolkit.config import AdamWConfig, Config, CorpusConfig, LossConfig, Schedule, TrainerConfig
 from toolkit.data.batch import Batch
-
-import toolkit.optim
+from toolkit.train import validation
+from toolkit.train.distributed import World, world
+from toolkit.train.loop import Trainer
+from toolkit.train.state import TrainState
 
 if not hasattr(toolkit.optim, "build_optimizer"):  # until it has landed
 
@@ -167,34 +175,37 @@ def losses(exp_dir: Path, tag: str = "train/loss_ctc") -> dict[int, float]:
     return {line["step"]: line[tag] for line in lines if tag in line}
 
 
-def main(arguments: str) -> None:
-    """Train as `arguments` (json) say: trainer keys, and exp_root, batch_size, utterances, dropout, kill_at."""
-    import os
-    import signal
+def train(processes: World, **arguments: Any) -> TrainState:
+    """Train with fakes. `arguments`: keys of the trainer, and those that are taken out of them below."""
+    take = arguments.pop
+    data = FakeData(take("utterances", 24), take("batch_size", 4))
+    dropout, slow, kill_at, pause_at = take("dropout", 0.1), take("slow", 0.0), take("kill_at", None), take("pause_at", None)
+    config = fake_config(take("exp_root"), **arguments)
+    torch.manual_seed(config.seed)
+    trainer = Trainer(config, FakeModel(dropout=dropout), WordTokenizer(), data, processes)
+    step = trainer.train_step
 
-    from toolkit.train import validation
-    from toolkit.train.distributed import world
-    from toolkit.train.loop import Trainer
+    def disturbed_step(group: list[Batch]) -> bool:
+        time.sleep(slow)
+        if trainer.state.step == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if trainer.state.step + 1 == pause_at and processes.rank == processes.size - 1:
+            trainer.stop.deadline = 0.0  # the time of this process is up; the others must agree
+        return step(group)
 
+    trainer.train_step = disturbed_step  # type: ignore[method-assign]
+    with mock.patch.object(validation, "count_errors", count_errors):
+        return trainer.run()
+
+
+def main(runs: list[dict[str, Any]]) -> None:
+    """Train once for each of `runs`, one after the other."""
     torch.set_num_threads(1)
-    args = json.loads(arguments)
-    kill_at, dropout = args.pop("kill_at", None), args.pop("dropout", 0.1)
-    data = FakeData(args.pop("utterances", 24), args.pop("batch_size", 4))
-    validation.count_errors = count_errors
-    config = fake_config(args.pop("exp_root"), **args)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     with world("cpu") as processes:
-        torch.manual_seed(config.seed)
-        trainer = Trainer(config, FakeModel(dropout=dropout), WordTokenizer(), data, processes)
-        step = trainer.train_step
-
-        def killed_step(group: list[Batch]) -> bool:
-            if trainer.state.step == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return step(group)
-
-        trainer.train_step = killed_step
-        trainer.run()
+        for arguments in runs:
+            train(processes, **arguments)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(json.loads(sys.argv[1]))

@@ -67,7 +67,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no checkpoint {path}; there {_list_checkpoints(path.parent)}")
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or not a checkpoint of this toolkit: {str(error)[:200]}") from error
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
         found = ", ".join(map(str, list(contents)[:5])) if isinstance(contents, dict) else type(contents).__name__

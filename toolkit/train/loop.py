@@ -305,8 +305,12 @@ class Trainer:
         if state.is_finished(self.trainer):
             log.info("finished: %s", where)
             return
-        why = f"stopped by {by_signal.name}" if by_signal else f"trainer.max_minutes={self.trainer.max_minutes:g} are over"
-        log.info("%s: %s. Start again with the same command and it goes on from there", why, where)
+        over = f"trainer.max_minutes={self.trainer.max_minutes} are over"
+        log.info(
+            "%s: %s. Start again with the same command and it goes on from there",
+            f"stopped by {by_signal.name}" if by_signal else over if self.trainer.max_minutes else "another process stopped",
+            where,
+        )
         if by_signal:
             raise SystemExit(128 + by_signal)
 
