@@ -284,12 +284,11 @@ def _compile(plan_: Plan, target: Path) -> None:
             )
         os.replace(built, target)
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-        output = str(error)
-        lines = output.splitlines()
-        first = next((i for i, line in enumerate(lines) if "error" in line.lower() and "Error building" not in line), 0)
+        lines = [line for line in str(error).splitlines() if " -isystem " not in line]  # without the commands
+        first = next((i for i, line in enumerate(lines) if "error:" in line), 0)
         excerpt = "\n".join(lines[first : first + 30])
         raise CompileError(
-            f"compiling the ops with {plan_.compiler} failed:\n{excerpt}\nWhat to do: {_advice(output)}"
+            f"compiling the ops with {plan_.compiler} failed:\n{excerpt}\nWhat to do: {_advice(excerpt)}"
         ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -1,4 +1,4 @@
-// Checks and small helpers shared by cpu/*.cpp and cuda/*.cu; the only header besides parallel.h that knows torch.
+// Checks and small helpers shared by cpu/*.cpp and cuda/*.cu.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -11,26 +11,12 @@
 #include <optional>
 #include <tuple>
 
-#include "parallel.h"
+#include "lattice.h"
 
 namespace lattica {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-// [s_begin, t_begin, s_end, t_end] of one utterance.
-struct Bounds {
-  int64_t s_begin, t_begin, s_end, t_end;
-  LATTICA_BOTH bool valid(int64_t S, int64_t T) const {
-    return 0 <= s_begin && s_begin <= s_end && s_end <= S && 0 <= t_begin && t_begin <= t_end && t_end <= T;
-  }
-};
-static_assert(sizeof(Bounds) == 4 * sizeof(int64_t), "a row of `boundary` is read as one Bounds");
-
-struct LatticeShape {
-  int64_t N, S, T;
-  bool modified;
-};
 
 inline LatticeShape check_lattice(const Tensor& px, const Tensor& py, const char* px_name, const char* py_name) {
   STD_TORCH_CHECK(px.dim() == 3 && py.dim() == 3, px_name, " and ", py_name, " must have 3 dimensions (N, S, T), got ",
@@ -58,6 +44,16 @@ inline void check_bounds_values(const Bounds* bounds, const LatticeShape& shape)
                     bounds[n].t_begin, ", ", bounds[n].s_end, ", ", bounds[n].t_end,
                     "] must be [s_begin, t_begin, s_end, t_end] with 0 <= s_begin <= s_end <= S = ", shape.S,
                     " and 0 <= t_begin <= t_end <= T = ", shape.T);
+}
+
+inline LatticeShape check_prune_arguments(const Tensor& px_grad, const Tensor& py_grad, const Tensor& boundary,
+                                          int64_t s_range) {
+  const LatticeShape shape = check_lattice(px_grad, py_grad, "px_grad", "py_grad");
+  STD_TORCH_CHECK(px_grad.is_contiguous() && py_grad.is_contiguous(), "px_grad and py_grad must be contiguous");
+  STD_TORCH_CHECK(s_range >= 1 && s_range <= shape.S + 1, "s_range must lie in [1, S + 1 = ", shape.S + 1, "], got ",
+                  s_range);
+  check_boundary_tensor(boundary, shape.N);
+  return shape;
 }
 
 inline Tensor empty_like_shape(const Tensor& like, std::initializer_list<int64_t> sizes,

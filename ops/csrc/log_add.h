@@ -6,18 +6,16 @@
 
 #include <cmath>
 #include <cstdint>
-#include <limits>
 
-#include "parallel.h"
+#include "portable.h"
 
 namespace lattica {
 
-#ifdef __CUDA_ARCH__
-__device__ inline float exp_nonpositive(float x) { return expf(x); }
-__device__ inline float log1p_unit(float x) { return log1pf(x); }
-#else
 // exp(x) for x <= 0: x = k log 2 + r, exp(r) by its Taylor series on |r| <= log(2) / 2, 2^k by setting the exponent's bits.
-inline float exp_nonpositive(float x) {
+LATTICA_BOTH inline float exp_nonpositive(float x) {
+#ifdef __CUDA_ARCH__
+  return expf(x);
+#else
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   const float shifted = x * 1.44269504f + kRound;
   const float k = shifted - kRound;
@@ -29,12 +27,16 @@ inline float exp_nonpositive(float x) {
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  const int32_t exponent = static_cast<int32_t>(__builtin_bit_cast(uint32_t, shifted) << 23) + (127 << 23);
+  const uint32_t exponent = (__builtin_bit_cast(uint32_t, shifted) << 23) + (127u << 23);
   const float result = p * __builtin_bit_cast(float, exponent);
   return x < -87.0f ? 0.0f : result;  // a nan is not < -87 and stays in p
+#endif
 }
 // log(1 + x) for x in [0, 1] = 2 atanh(x / (2 + x)), whose series converges by a factor of 9 a term.
-inline float log1p_unit(float x) {
+LATTICA_BOTH inline float log1p_unit(float x) {
+#ifdef __CUDA_ARCH__
+  return log1pf(x);
+#else
   const float z = x / (2.0f + x);
   const float z2 = z * z;
   float p = 2.0f / 13.0f;
@@ -45,19 +47,18 @@ inline float log1p_unit(float x) {
   p = p * z2 + 2.0f / 3.0f;
   p = p * z2 + 2.0f;
   return p * z;
-}
 #endif
+}
 LATTICA_BOTH inline double exp_nonpositive(double x) { return exp(x); }
 LATTICA_BOTH inline double log1p_unit(double x) { return log1p(x); }
 
 // *share = exp(a) / (exp(a) + exp(b)).
 template <typename T>
 LATTICA_BOTH inline T log_add_with_share(T a, T b, T* share) {
-  const T kMinusInf = -std::numeric_limits<T>::infinity();
   const bool a_larger = a > b;
   const T larger = a_larger ? a : b;
   const T smaller = a_larger ? b : a;
-  const T difference = larger == kMinusInf ? T(0) : smaller - larger;  // -inf - -inf is nan
+  const T difference = a == b ? T(0) : smaller - larger;  // -inf - -inf would be nan
   const T e = exp_nonpositive(difference);
   const T larger_share = T(1) / (T(1) + e);
   *share = a_larger ? larger_share : e * larger_share;

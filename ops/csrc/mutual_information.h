@@ -1,4 +1,4 @@
-// The transducer recursion over one utterance, on the CPU.
+// The transducer recursion over one utterance: the order of its cells, and the CPU's loops (CUDA's: cuda/mutual_information.cu).
 //
 //   p[0, 0] = 0
 //   regular:   p[s, t] = log_add(p[s-1, t]   + px[s-1, t],    p[s, t-1] + py[s, t-1])
@@ -19,32 +19,25 @@
 #include <limits>
 #include <utility>
 
+#include "lattice.h"
 #include "log_add.h"
 
 namespace lattica {
-
-// A matrix indexed (s, t) within one utterance, with any strides.
-template <typename T>
-struct Matrix {
-  T* data;
-  int64_t stride_s, stride_t;
-  T& operator()(int64_t s, int64_t t) const { return data[s * stride_s + t * stride_t]; }
-};
 
 // One utterance's lattice of (S + 1) x (T + 1) cells, and where its cells lie in front order.
 struct Fronts {
   int64_t S, T;
   bool modified;
 
-  int64_t last() const { return modified ? T : S + T; }
-  int64_t width() const { return S + 1; }
-  int64_t first_s(int64_t d) const { return modified ? 0 : std::max<int64_t>(0, d - T); }
-  int64_t last_s(int64_t d) const { return std::min(S, d); }
+  LATTICA_BOTH int64_t last() const { return modified ? T : S + T; }
+  LATTICA_BOTH int64_t width() const { return S + 1; }
+  LATTICA_BOTH int64_t first_s(int64_t d) const { return modified || d < T ? 0 : d - T; }
+  LATTICA_BOTH int64_t last_s(int64_t d) const { return d < S ? d : S; }
+  LATTICA_BOTH int64_t px_columns() const { return modified ? T : T + 1; }
   int64_t front_of(int64_t s, int64_t t) const { return modified ? t : s + t; }
   // px[s, t] leads to cell (s + 1, t) or, modified, (s + 1, t + 1).
   int64_t x_index(int64_t s, int64_t t) const { return (front_of(s, t) + 1) * width() + s + 1; }
   int64_t y_index(int64_t s, int64_t t) const { return (front_of(s, t) + 1) * width() + s; }
-  int64_t px_columns() const { return modified ? T : T + 1; }
 
   // Numbers of scratch memory: x and y in front order and two fronts with one cell of margin below.
   int64_t scratch() const { return 2 * (last() + 1) * width() + 2 * (width() + 1); }

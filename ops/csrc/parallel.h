@@ -6,14 +6,11 @@
 
 #include <cstdint>
 
-#ifdef __CUDACC__
-#include <cuda_runtime.h>
-#define LATTICA_BOTH __host__ __device__
-#else
-#define LATTICA_BOTH
-#endif
+#include "portable.h"
 
 #ifdef __CUDACC__
+
+#include <cuda_runtime.h>
 
 namespace lattica {
 

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "../check.h"
+#include "../parallel.h"
 
 namespace lattica {
 namespace {

@@ -7,11 +7,7 @@ namespace lattica {
 namespace {
 
 Tensor rnnt_prune_ranges_cpu(const Tensor& px_grad, const Tensor& py_grad, const Tensor& boundary, int64_t s_range) {
-  const LatticeShape shape = check_lattice(px_grad, py_grad, "px_grad", "py_grad");
-  STD_TORCH_CHECK(px_grad.is_contiguous() && py_grad.is_contiguous(), "px_grad and py_grad must be contiguous");
-  STD_TORCH_CHECK(s_range >= 1 && s_range <= shape.S + 1, "s_range must lie in [1, S + 1 = ", shape.S + 1, "], got ",
-                  s_range);
-  check_boundary_tensor(boundary, shape.N);
+  const LatticeShape shape = check_prune_arguments(px_grad, py_grad, boundary, s_range);
   check_bounds_values(static_cast<const Bounds*>(boundary.const_data_ptr()), shape);
   Tensor ranges = empty_like_shape(boundary, {shape.N, shape.T, s_range});
   THO_DISPATCH_V2(px_grad.scalar_type(), "rnnt_prune_ranges", AT_WRAP([&] {
