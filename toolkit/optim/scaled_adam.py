@@ -66,8 +66,6 @@ class ScaledAdam(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             stacks = [Stack(members, self.state[members[0]], group) for members in by_shape(group["params"])]
-            if not stacks:
-                continue
             group["steps"] += 1
             factor = self._clipping_factor(stacks, group)
             for stack in stacks:
@@ -87,32 +85,27 @@ class ScaledAdam(torch.optim.Optimizer):
 
 
 def by_shape(params: list[Tensor]) -> list[list[Tensor]]:
-    """Parameters that have a gradient, grouped by shape and device, in the order of first appearance."""
+    """Parameters grouped by shape and device, in the order of first appearance."""
     groups: dict[Any, list[Tensor]] = {}
     for p in params:
-        if p.grad is not None:
-            groups.setdefault((p.shape, p.dtype, p.device), []).append(p)
+        groups.setdefault((p.shape, p.dtype, p.device), []).append(p)
     return list(groups.values())
 
 
 class Stack:
     """Parameters of one shape for the time of a step: values and gradients (B, *), and their state.
 
-    The state hangs on the first member; which parameters are members must not change during a run.
+    The state hangs on the first member.
     """
 
     def __init__(self, members: list[Tensor], state: dict[str, Any], group: dict[str, Any]) -> None:
         self.members, self.state, self.group = members, state, group
         self.is_scaled = members[0].numel() > 1
-        self.grad = torch.stack([p.grad for p in members])  # type: ignore[misc]
+        # A parameter without a gradient, that of a layer left out by layer dropout say, counts as one with gradient zero.
+        self.grad = torch.stack([torch.zeros_like(p) if p.grad is None else p.grad for p in members])
         self.dims = list(range(1, self.grad.ndim))
         if not state:
             self._init_state()
-        elif state["second_moment"].shape != self.grad.shape:
-            raise RuntimeError(
-                f"ScaledAdam: {len(members)} parameters of shape {tuple(members[0].shape)} have gradients, and "
-                f"{state['second_moment'].shape[0]} had before: all must take part in every step"
-            )
 
     def _init_state(self) -> None:
         self.state["momentum"] = torch.zeros_like(self.grad)
