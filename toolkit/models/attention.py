@@ -69,10 +69,10 @@ class RelativeAttention(nn.Module):
         u_H11K = (self.content_bias_HK * K**-0.5)[:, None, None].to(q_HNTK.dtype)
         v_H11K = (self.position_bias_HK * K**-0.5)[:, None, None].to(q_HNTK.dtype)
 
-        by_distance = torch.bmm((q_HNTK + v_H11K).view(H, N * T, K), p_HRK.transpose(1, 2))
+        by_distance = torch.bmm((q_HNTK + v_H11K).reshape(H, N * T, K), p_HRK.transpose(1, 2))
         shifted_BTT = _RelativeShift.apply(by_distance.view(H * N, T, 2 * T - 1))
         content_k_BKT = k_HNTK.reshape(H * N, T, K).transpose(1, 2)
-        scores_BTT = torch.baddbmm(shifted_BTT, (q_HNTK + u_H11K).view(H * N, T, K), content_k_BKT)
+        scores_BTT = torch.baddbmm(shifted_BTT, (q_HNTK + u_H11K).reshape(H * N, T, K), content_k_BKT)
         # A very negative number, not -inf: a row without any frame to look at must not become nan.
         lowest = torch.finfo(scores_BTT.dtype).min
         scores_BTT.view(H, N, T, T).masked_fill_(padding_NT[None, :, None, :], lowest)

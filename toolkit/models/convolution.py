@@ -5,7 +5,6 @@ Shapes: N utterances, T frames, D channels, W kernel width.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
