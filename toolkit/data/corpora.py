@@ -110,7 +110,7 @@ def _read_layout(folder: Path, left_out: LeftOut) -> Iterator[Utterance]:
 def _table_rows(table: Path) -> Iterator[dict[str, str]]:
     with open(table, encoding="utf-8", newline="") as f:
         if table.suffix == ".jsonl":
-            rows: Iterable[dict] = [json.loads(line) for line in f if line.strip()]
+            rows: Iterable[dict] = [_parse_json(table, i, line) for i, line in enumerate(f) if line.strip()]
         else:
             # TSV has no quoting: a quotation mark is a character there.
             reader = csv.reader(f, delimiter="\t", quoting=csv.QUOTE_NONE) if table.suffix == ".tsv" else csv.reader(f)
@@ -119,10 +119,17 @@ def _table_rows(table: Path) -> Iterator[dict[str, str]]:
             header = lines.pop(0) if lines and set(map(str.lower, lines[0])) & known else ["audio", "text", "speaker"]
             rows = [dict(zip(map(str.lower, header), line)) for line in lines if line]
     for i, row in enumerate(rows):
-        found = {key: str(next((row[n] for n in names if n in row), "")) for key, names in _COLUMNS.items()}
+        found = {key: str(next((row[n] for n in names if row.get(n)), "")) for key, names in _COLUMNS.items()}
         if not found["audio"]:
             raise ValueError(f"{table}: row {i + 1} names no audio: expected columns audio, text, speaker, got {row}")
         yield found
+
+
+def _parse_json(table: Path, i: int, line: str) -> dict:
+    try:
+        return dict(json.loads(line))
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"{table}: line {i + 1} is not a JSON object: {line.strip()[:80]!r}") from e
 
 
 def _read_table(table: Path, left_out: LeftOut) -> Iterator[Utterance]:

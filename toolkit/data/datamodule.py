@@ -2,17 +2,19 @@
 
 Sampling is lhotse's (dynamic buckets of similar duration), so are SpecAugment and noise mixing. Batch k of an epoch is
 the same, augmentation included, however often the run was stopped before it: all chance in it is seeded by (seed,
-epoch, rank, k), and the random state of the rest of the program is not touched. Nothing is dropped without a line in the log.
+epoch, rank, k), and the generators of the rest of the program are left as they were. Nothing is dropped in silence.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import logging
 import math
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,8 @@ import torch
 from lhotse import CutSet
 from lhotse.cut import Cut
 from lhotse.dataset import CutMix, DynamicBucketingSampler, SpecAugment
-from lhotse.utils import fix_random_seed
+from lhotse.dataset.sampling.base import TimeConstraint
+from lhotse.dataset.sampling.dynamic import DurationBatcher
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -33,7 +36,7 @@ from toolkit.data.tokenizer import Tokenizer
 
 CACHE_BYTES = 1 << 30  # features of smaller sets stay in memory
 SHORTEST_FRAMES = 7  # what the subsampling turns into one frame
-BATCHES_PER_BUCKET = 10  # a bucket ends with a remainder, a small batch; few of them in an epoch
+BATCHES_PER_BUCKET = 3  # at least; a bucket that never fills a batch is no help
 
 
 def subsampled_length(num_frames: int) -> int:
@@ -163,16 +166,44 @@ def collate(cuts: list[Cut], features: list[Tensor], tokenizer: Tokenizer) -> Ba
     )
 
 
-class _Numbered:
+def without_remainders(batches: Iterable[CutSet], max_duration: float, quadratic: float | None) -> Iterator[CutSet]:
+    """`batches` with those that are less than half full gathered into full ones at the end.
+
+    Each bucket of the sampler ends with such a remainder; a step on two utterances teaches as little as it weighs much.
+    """
+    constraint = TimeConstraint(max_duration=max_duration, quadratic_duration=quadratic)
+    remainders: list[Cut] = []
+    for cuts in batches:
+        filled = constraint.copy()
+        for cut in cuts:
+            filled.add(cut)
+        if filled.current < 0.5 * max_duration:
+            remainders += cuts
+        else:
+            yield cuts
+    remainders.sort(key=lambda cut: cut.duration)
+    yield from DurationBatcher(remainders, constraint=constraint)
+
+
+def of_rank(batches: Iterator[CutSet], rank: int, world_size: int) -> Iterator[CutSet]:
+    """Every `world_size`-th batch, equally many for every rank: the utterances of a last round with fewer batches than
+    ranks are spread over the ranks, and repeated only if they are fewer than the ranks."""
+    while batches_of_round := list(itertools.islice(batches, world_size)):
+        if len(batches_of_round) < world_size:
+            cuts = [cut for batch in batches_of_round for cut in batch]
+            cuts = list(itertools.islice(itertools.cycle(cuts), max(len(cuts), world_size)))
+            batches_of_round = [CutSet.from_cuts(cuts[r::world_size]) for r in range(world_size)]
+        yield batches_of_round[rank]
+
+
+class Plan:
     """A sampler of (k, cuts) from batch `skip` on; what is skipped costs only the reading of manifests."""
 
-    def __init__(self, sampler: DynamicBucketingSampler, skip: int) -> None:
-        self.sampler, self.skip = sampler, skip
+    def __init__(self, make: Callable[[], Iterator[CutSet]], skip: int) -> None:
+        self.make, self.skip = make, skip
 
     def __iter__(self) -> Iterator[tuple[int, CutSet]]:
-        for number, cuts in enumerate(self.sampler):
-            if number >= self.skip:
-                yield number, cuts
+        return itertools.islice(enumerate(self.make()), self.skip, None)
 
 
 class DataModule:
@@ -186,7 +217,8 @@ class DataModule:
         self.config = config
         self.tokenizer = tokenizer
         self.test_parts = list(config.corpus.test)
-        self._caches: dict[Path, dict] = {}
+        self._caches: dict[Path, dict[tuple[str, str], np.ndarray]] = {}
+        self._valid: dict[str, CutSet] = {}
         manifest = training_manifest(config)
         self._unusable: set[str] = set()
         self._num_train = 0
@@ -207,6 +239,13 @@ class DataModule:
         if not self._num_train:
             raise ValueError(f"{manifest}: no utterance to train on ({left_out.counts() or 'it is empty'})")
         self.left_out = left_out.counts()
+        # A small set is kept in memory, and so are its features; a large one is read anew each epoch.
+        frame_bytes = 4 * config.features.num_mel_bins
+        self._small = 100 * self.train_seconds_per_epoch * frame_bytes <= CACHE_BYTES
+        train = _read(manifest)
+        if self._unusable:
+            train = train.filter(lambda cut: cut.id not in self._unusable)
+        self._train = train.to_eager() if self._small else train
         self._noise = self._read_noise()
         logging.info(
             "training set: %d utterances, %.2f h an epoch", self._num_train, self.train_seconds_per_epoch / 3600
@@ -217,33 +256,36 @@ class DataModule:
     def train_batches(self, epoch: int, skip: int = 0, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         """The batches of `epoch` for `rank`, from number `skip` on.
 
-        The ranks' batches are disjoint and equally many; when the last round has fewer batches than ranks, its
-        utterances are spread over the ranks (repeated only if they are fewer than the ranks).
+        The ranks' batches are disjoint and equally many (see `of_rank`).
         """
-        data = self.config.data
-        cuts = _read(training_manifest(self.config))
-        if self._unusable:
-            cuts = cuts.filter(lambda cut: cut.id not in self._unusable)
-        sampler = self._sampler(cuts, data.max_duration, data.shuffle, self._num_train, rank, world_size)
-        sampler.set_epoch(epoch)
         batches = Batches(self.config, self.tokenizer, (self.config.seed, epoch, rank), self._noise, augment=True)
-        yield from self._load(batches, sampler, skip, training_manifest(self.config))
+        data = self.config.data
+        make = functools.partial(
+            self._plan,
+            self._train,
+            self.train_seconds_per_epoch,
+            data.max_duration,
+            data.shuffle,
+            epoch,
+            rank,
+            world_size,
+        )
+        yield from self._load(batches, Plan(make, skip), training_manifest(self.config))
 
     def valid_batches(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-        """The validation parts, unaugmented, longest buckets as they come; without what the loss is not defined for."""
+        """The validation parts, unaugmented and always in the same order, without what the loss is not defined for."""
         for part in self.config.corpus.valid:
-            left_out = LeftOut()
-            good = []
-            for cut in _read(part_manifest(self.config, part)):
-                reason = why_unusable(cut, self.tokenizer, self.config.data)
-                if reason is None:
-                    good.append(cut)
-                else:
-                    left_out.add(reason, cut.id)
-            if part not in self._caches.get(Path("said"), {}):
+            if part not in self._valid:
+                left_out, good = LeftOut(), []
+                for cut in _read(part_manifest(self.config, part)):
+                    reason = why_unusable(cut, self.tokenizer, self.config.data)
+                    if reason is None:
+                        good.append(cut)
+                    else:
+                        left_out.add(reason, cut.id)
                 left_out.report(f"validation part {part}")
-                self._caches.setdefault(Path("said"), {})[part] = True
-            yield from self._plain(CutSet.from_cuts(good), part, self.config.data.max_duration, rank, world_size)
+                self._valid[part] = CutSet.from_cuts(good)
+            yield from self._plain(self._valid[part], part, self.config.data.max_duration, rank, world_size)
 
     def test_batches(self, part: str, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         """All utterances of `part`, however long or short: a word error rate counts every one of them."""
@@ -257,48 +299,46 @@ class DataModule:
     def _plain(self, cuts: CutSet, part: str, max_duration: float, rank: int, world_size: int) -> Iterator[Batch]:
         if len(cuts) == 0:
             return
-        sampler = self._sampler(cuts, max_duration, False, len(cuts), rank, world_size)
         batches = Batches(self.config, self.tokenizer, (self.config.seed,), None, augment=False)
-        yield from self._load(batches, sampler, 0, part_manifest(self.config, part))
+        seconds = math.fsum(c.duration for c in cuts)
+        make = functools.partial(self._plan, cuts, seconds, max_duration, False, 0, rank, world_size)
+        yield from self._load(batches, Plan(make, 0), part_manifest(self.config, part))
 
-    def _sampler(
-        self, cuts: CutSet, max_duration: float, shuffle: bool, count: int, rank: int, world_size: int
-    ) -> DynamicBucketingSampler:
-        seconds = self.train_seconds_per_epoch if shuffle else math.fsum(c.duration for c in cuts)
-        full = int(seconds / (BATCHES_PER_BUCKET * max_duration * world_size))
-        num_buckets = min(self.config.data.num_buckets, full, count)
+    def _plan(
+        self, cuts: CutSet, seconds: float, max_duration: float, shuffle: bool, epoch: int, rank: int, world_size: int
+    ) -> Iterator[CutSet]:
+        """The cuts of each batch of `epoch` for `rank`."""
+        data = self.config.data
+        quadratic = data.quadratic_duration or None
+        num_buckets = min(data.num_buckets, int(seconds / (BATCHES_PER_BUCKET * max_duration)))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # lhotse would rather have lazy manifests and larger buffers
-            return DynamicBucketingSampler(
+            sampler = DynamicBucketingSampler(
                 cuts,
                 max_duration=max_duration,
-                quadratic_duration=self.config.data.quadratic_duration or None,
+                quadratic_duration=quadratic,
                 num_buckets=num_buckets,
                 duration_bins=None if num_buckets > 1 else [1e6],  # one bucket, and an empty one that lhotse wants
                 shuffle=shuffle,
-                drop_last=False,
-                world_size=world_size,
-                rank=rank,
+                world_size=1,  # the ranks are of_rank's matter, after the remainders are gathered
+                rank=0,
                 seed=self.config.seed,
             )
+        sampler.set_epoch(epoch)
+        yield from of_rank(without_remainders(sampler, max_duration, quadratic), rank, world_size)
 
-    def _load(self, batches: Batches, sampler: DynamicBucketingSampler, skip: int, manifest: Path) -> Iterator[Batch]:
+    def _load(self, batches: Batches, plan: Plan, manifest: Path) -> Iterator[Batch]:
         workers = self.config.data.num_workers
-        numbered = _Numbered(sampler, skip)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if workers == 0:
-                if self._fits_memory(manifest):
+                if self._small:
                     batches.cache = self._caches.setdefault(manifest, {})
-                yield from map(batches.__getitem__, numbered)
+                yield from map(batches.__getitem__, plan)
             else:
                 yield from DataLoader(
-                    batches, batch_size=None, sampler=numbered, num_workers=workers, worker_init_fn=_start_worker
+                    batches, batch_size=None, sampler=plan, num_workers=workers, worker_init_fn=_start_worker
                 )
-
-    def _fits_memory(self, manifest: Path) -> bool:
-        seconds = self.train_seconds_per_epoch  # validation and test sets are smaller than what is trained on
-        return 100 * seconds * self.config.features.num_mel_bins * 4 <= CACHE_BYTES
 
     def _read_noise(self) -> CutSet | None:
         if self.config.data.noise.dir is None:
@@ -311,8 +351,7 @@ class DataModule:
 
 
 def _start_worker(worker: int) -> None:
-    torch.set_num_threads(1)
-    fix_random_seed(worker)
+    torch.set_num_threads(1)  # the training process needs the cores more
 
 
 def _read(manifest: Path) -> CutSet:

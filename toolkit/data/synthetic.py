@@ -129,7 +129,7 @@ def resample(x_S: np.ndarray, ratio: float) -> np.ndarray:
     makers of the corpus are many short-lived processes."""
     padded = np.pad(x_S, (0, -len(x_S) % 512))
     spectrum = np.fft.rfft(padded)
-    count = 2 * round(len(padded) * ratio / 2)
+    count = round(len(padded) * ratio)
     out = np.zeros(count // 2 + 1, dtype=spectrum.dtype)
     keep = min(len(spectrum), len(out))
     out[:keep] = spectrum[:keep]
