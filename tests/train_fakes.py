@@ -159,7 +159,9 @@ def count_errors(model: FakeModel, tokenizer: WordTokenizer, batch: Batch, trans
 
 def fake_config(exp_root: Path, optim: Any = None, **trainer: Any) -> Config:
     off = Schedule(initial=0.0, final=0.0)
-    base = Config(name="fake", exp_root=str(exp_root), corpus=CorpusConfig(name="fake"), optim=optim or AdamWConfig(lr=1e-2))
+    base = Config(
+        name="fake", exp_root=str(exp_root), corpus=CorpusConfig(name="fake"), optim=optim or AdamWConfig(lr=1e-2)
+    )
     defaults = {"num_epochs": 3, "device": "cpu", "log_every": 1, "average_period": 2}
     return dataclasses.replace(
         base,
@@ -179,7 +181,12 @@ def train(processes: World, **arguments: Any) -> TrainState:
     """Train with fakes. `arguments`: keys of the trainer, and those that are taken out of them below."""
     take = arguments.pop
     data = FakeData(take("utterances", 24), take("batch_size", 4))
-    dropout, slow, kill_at, pause_at = take("dropout", 0.1), take("slow", 0.0), take("kill_at", None), take("pause_at", None)
+    dropout, slow, kill_at, pause_at = (
+        take("dropout", 0.1),
+        take("slow", 0.0),
+        take("kill_at", None),
+        take("pause_at", None),
+    )
     config = fake_config(take("exp_root"), **arguments)
     torch.manual_seed(config.seed)
     trainer = Trainer(config, FakeModel(dropout=dropout), WordTokenizer(), data, processes)

@@ -15,8 +15,8 @@ from train_fakes import losses
 
 from toolkit.train.distributed import World
 
-# Global batches of 8, or 4 in each of two processes. 24 utterances fill them; the last one of 21 leaves 4 and 1, of 17 it leaves
-# 1 and none; and with accumulation the two have different numbers of batches in a step.
+# Global batches of 8, or 4 in each of two processes. 24 utterances fill them; the last batch of 21 is 4 and 1, that of
+# 17 is 1 and none; and with accumulation the two have different numbers of batches in a step.
 PLAIN = {
     "even": {"num_epochs": 2},
     "unequal": {"num_epochs": 1, "utterances": 21},
@@ -31,7 +31,10 @@ def two_processes(repo_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     root = tmp_path_factory.mktemp("two")
     runs = [{"exp_root": str(root / name), "batch_size": 4, "dropout": 0.0, **plain} for name, plain in PLAIN.items()]
     runs += [{"exp_root": str(root / "whole"), **INTERRUPTED}]
-    runs += [{"exp_root": str(root / "part"), **INTERRUPTED, "pause_at": 2}, {"exp_root": str(root / "part"), **INTERRUPTED}]
+    runs += [
+        {"exp_root": str(root / "part"), **INTERRUPTED, "pause_at": 2},
+        {"exp_root": str(root / "part"), **INTERRUPTED},
+    ]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     env = os.environ | {"PYTHONPATH": f"{repo_dir}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

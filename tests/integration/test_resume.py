@@ -77,7 +77,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(undisturbed, tmp_path):
     process.join(60)
     output = (tmp_path / "output").read_text()
     assert process.exitcode == 130, output
-    assert "SIGINT: will stop after this step" in output and "Start again with the same command" in output
+    assert "SIGINT: will stop after this step" in output and "start again with the same command" in output
     assert "Traceback" not in output
     assert 2 <= last_state(tmp_path / "fake")["step"] < 18
     assert "resuming" in train(tmp_path / "output", **arguments)

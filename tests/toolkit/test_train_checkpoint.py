@@ -38,7 +38,9 @@ def test_full_disk_leaves_the_old_checkpoint(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # a write beyond it fails, as on a full disk
     try:
-        with pytest.raises(CheckpointError, match=r"cannot save .*last.pt.*MB are free.*the one before it is still there"):
+        with pytest.raises(
+            CheckpointError, match=r"cannot save .*last.pt.*MB are free.*the one before it is still there"
+        ):
             save_checkpoint(path, {"model": torch.zeros(1_000_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -111,7 +113,9 @@ def test_loads_with_weights_only_and_carries_config_and_tokens(run_dir):
     ],
 )
 def test_config_survives_the_round_trip(corpus, optim):
-    config = schema.Config(name="x", corpus=corpus, optim=optim, loss=schema.LossConfig(simple=schema.Schedule(0.3, 0.5)))
+    config = schema.Config(
+        name="x", corpus=corpus, optim=optim, loss=schema.LossConfig(simple=schema.Schedule(0.3, 0.5))
+    )
     again = checkpoints.config_from_dict(checkpoints.config_to_dict(config))
     assert again == config and type(again.corpus) is type(corpus) and type(again.optim) is type(optim)
 
@@ -120,12 +124,15 @@ def test_config_survives_the_round_trip(corpus, optim):
 
 
 @pytest.mark.parametrize(
-    ("section", "key", "value"), [("model", "joiner_dim", 77), ("features", "num_mel_bins", 40), ("tokens", "kind", "char")]
+    ("section", "key", "value"),
+    [("model", "joiner_dim", 77), ("features", "num_mel_bins", 40), ("tokens", "kind", "char")],
 )
 def test_resume_with_another_model_names_the_key(run_dir, section, key, value):
     config = fake_config(run_dir.parent, num_epochs=6)
     config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{key: value})})
-    with pytest.raises(CheckpointError, match=rf"last.pt is of another model \({section}.{key}: .* there, {value!r} here\)"):
+    with pytest.raises(
+        CheckpointError, match=rf"last.pt is of another model \({section}.{key}: .* there, {value!r} here\)"
+    ):
         Trainer(config, FakeModel(), WordTokenizer(), FakeData()).run()
 
 
@@ -145,7 +152,9 @@ def test_other_parameters_are_named(run_dir):
     contents = load_checkpoint(run_dir / "best.pt")
     model = FakeModel(vocab_size=9)
     del contents["model"]["hidden.bias"]
-    with pytest.raises(CheckpointError, match=r"hidden.bias is missing there; output.weight has shape \(7, 32\) there, \(9"):
+    with pytest.raises(
+        CheckpointError, match=r"hidden.bias is missing there; output.weight has shape \(7, 32\) there, \(9"
+    ):
         checkpoints.load_weights(model, contents["model"], run_dir / "best.pt")
 
 
@@ -236,13 +245,19 @@ def test_averaging_over_deleted_epochs_says_which(run_dir, tmp_path):
     for n in (4, 6):
         (tmp_path / f"epoch-{n}.pt").write_bytes((run_dir / f"epoch-{n}.pt").read_bytes())
     contents = load_checkpoint(tmp_path / "epoch-6.pt")
-    with pytest.raises(FileNotFoundError, match=r"averaging 3 epochs up to epoch-6.pt needs .*epoch-3.pt; there are epoch-4"):
+    with pytest.raises(
+        FileNotFoundError, match=r"averaging 3 epochs up to epoch-6.pt needs .*epoch-3.pt; there are epoch-4"
+    ):
         select_weights(tmp_path / "epoch-6.pt", contents, 3, True)
 
 
 def test_which_file_is_meant(tmp_path):
     assert checkpoints.checkpoint_path(tmp_path, "best") == tmp_path / "best.pt"
-    assert checkpoints.checkpoint_path(tmp_path, 12) == checkpoints.checkpoint_path(tmp_path, "12") == tmp_path / "epoch-12.pt"
+    assert (
+        checkpoints.checkpoint_path(tmp_path, 12)
+        == checkpoints.checkpoint_path(tmp_path, "12")
+        == tmp_path / "epoch-12.pt"
+    )
     other = tmp_path / "mine.pt"
     other.touch()
     assert checkpoints.checkpoint_path(tmp_path, str(other)) == other == checkpoints.checkpoint_path(other)

@@ -12,7 +12,8 @@ import pytest
 import torch
 from train_fakes import FakeData, FakeModel, WordTokenizer, count_errors, fake_config, losses
 
-from toolkit.train import loop, validation
+from toolkit.train import validation
+from toolkit.train.failures import take
 from toolkit.train.loop import Trainer
 
 
@@ -116,7 +117,7 @@ def test_max_steps_ends_the_run_and_stretches_the_schedule(tmp_path):
 def test_max_minutes_ends_with_a_checkpoint_and_goes_on(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     state = make_trainer(tmp_path, num_epochs=2, max_minutes=1e-9).run()
-    assert state.step == 1 and "Start again" in caplog.text
+    assert state.step == 1 and "start again" in caplog.text
     assert make_trainer(tmp_path, num_epochs=2).run().step == 12
 
 
@@ -168,7 +169,7 @@ def test_left_out_utterance_changes_nothing_for_the_others(tmp_path):
     features_NTF[1] = float("inf")
     trainer.forward_backward([dataclasses.replace(batch, features_NTF=features_NTF)])
     with_it = trainer.gradient.flat.clone()
-    sums = trainer.forward_backward([loop._take(batch, torch.tensor([True, False, True]))])
+    sums = trainer.forward_backward([take(batch, torch.tensor([True, False, True]))])
     torch.testing.assert_close(with_it, trainer.gradient.flat)
     assert sums["frames"] == (batch.feature_lens_N[0] + batch.feature_lens_N[2]) // 4
 
@@ -212,7 +213,9 @@ def test_out_of_memory_names_the_batch_and_saves(tmp_path, error):
         return forward(batch)
 
     trainer.model.forward = greedy_for_memory
-    with pytest.raises(RuntimeError, match=r"out of memory on cpu at epoch 1, step 3.*4 utterances.*cut-.*data.max_duration"):
+    with pytest.raises(
+        RuntimeError, match=r"out of memory on cpu at epoch 1, step 3.*4 utterances.*cut-.*data.max_duration"
+    ):
         trainer.run()
     trainer.model.forward = forward
     again = make_trainer(tmp_path)
@@ -238,7 +241,7 @@ def test_no_data_is_an_error(tmp_path):
         def train_batches(self, *args, **kwargs):
             return iter(())
 
-    with pytest.raises(RuntimeError, match="epoch 1 has not a single batch"):
+    with pytest.raises(RuntimeError, match="epoch 1 has no batch at all"):
         make_trainer(tmp_path, Empty()).run()
 
 

@@ -1,13 +1,13 @@
 """The running average of the weights: a better model than the last step's, for validation and decoding.
 
-A plain cumulative average, sum_s x_s / t, carries the useless weights of the first steps along for a long time, and a short
-run ends before they are forgotten. Here step s counts with density s^(p-1): the average at step t is
+A plain cumulative average, sum_s x_s / t, carries the useless weights of the first steps along for a long time, and a
+short run ends before they are forgotten. Here step s counts with density s^(p-1): the average at step t is
 
     avg_t = (p / t^p) * integral_0^t s^(p-1) x_s ds,
 
-whose mean age is t / (p + 1), a fixed share of the run so far, however long the run is (polynomial-decay averaging, Shamir
-and Zhang, 2013, arXiv 1212.1824). p = 1 is the cumulative average. Because t^p * avg_t is a plain sum over time, the
-average over any stretch (a, b] of the run follows from the averages stored at its ends (`stretch`).
+whose mean age is t / (p + 1), a fixed share of the run so far, however long the run is (polynomial-decay averaging,
+Shamir and Zhang, 2013, arXiv 1212.1824). p = 1 is the cumulative average. Because t^p * avg_t is a plain sum over time,
+the average over any stretch (a, b] of the run follows from the averages stored at its ends (`stretch`).
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def stretch(end: Mapping[str, Any], start: Mapping[str, Any]) -> dict[str, Tenso
         )
     early = (start["step"] / end["step"]) ** end["power"]  # the share of the average that dates from before start
     return {
-        name: (x.double() - early * start["weights"][name].double()) / (1.0 - early) for name, x in end["weights"].items()
+        name: (x.double() - early * start["weights"][name].double()) / (1.0 - early)
+        for name, x in end["weights"].items()
     }
 
 

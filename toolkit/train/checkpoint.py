@@ -1,11 +1,11 @@
-"""Checkpoints: written so that a crash or a full disk never costs the one before, and loadable with nothing but the file.
+"""Checkpoints: a crash or a full disk while writing one never costs the one before; loading needs nothing but the file.
 
 exp_dir/last.pt      everything; a run started again goes on from it
 exp_dir/epoch-N.pt   model and running average after N epochs, the last few kept: what averaging over epochs needs
 exp_dir/best.pt      the same, of the best validation so far
 
-Each holds `config` (a plain dict), `tokenizer`, `model`, `average`, `epoch`, `step` and `best`; last.pt also the optimizer's
-and the scheduler's state. All of it is plain values and tensors and loads under `torch.load(weights_only=True)`.
+Each holds `config` (a plain dict), `tokenizer`, `model`, `average`, `epoch`, `step` and `best`; last.pt also the state
+of optimizer and scheduler. All of it is plain values and tensors and loads under `torch.load(weights_only=True)`.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def select_weights(path: Path, contents: Mapping[str, Any], avg: int, use_averag
         raise ValueError(f"avg={avg}: expected at most {max(epoch, 1)}, the number of epochs finished in {path}")
     average = contents["average"]
     if not use_averaged_model:
-        # A checkpoint from the middle of an epoch takes part beside whole epochs; an epoch's own file is not taken twice.
+        # A checkpoint from within an epoch takes part beside whole epochs; an epoch's own file is not taken twice.
         mid_epoch = contents.get("batch", 0) > 0
         others = range(epoch - avg + 1 + mid_epoch, epoch + mid_epoch) if avg > 1 else []
         return contents["model"] | averaging.mean([contents["model"], *(other_epoch(n)["model"] for n in others)])
@@ -242,9 +242,9 @@ def load_model(
       exp_dir: folder of the run, or a checkpoint file.
       checkpoint: "best" (by validation), "last", the number of an epoch, or a path.
       avg: with 1 the checkpoint as it is; with more, the average of that many epochs up to it.
-      use_averaged_model: take the running average kept during training (toolkit/train/averaging.py). With `avg` > 1 it is
-        that of the last `avg` epochs alone, for which only the checkpoint before them is needed. If False: the weights of the
-        checkpoint, or the mean of the weights of `avg` epoch checkpoints.
+      use_averaged_model: take the running average kept during training (toolkit/train/averaging.py). With `avg` > 1 it
+        is that of the last `avg` epochs alone, for which the checkpoint before them must still be there. If False: the
+        weights of the checkpoint, or the mean of the weights of `avg` epoch checkpoints.
 
     Returns:
       (model in eval mode on `device`, tokenizer, config)

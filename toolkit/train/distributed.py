@@ -1,8 +1,9 @@
 """One process or several under torchrun: who am I, sums over all processes, and the gradient as one buffer.
 
 Data parallelism without DistributedDataParallel: gradients of loss *sums* are added up over processes once an optimizer
-step, then divided by the frames of the global batch. So n processes equal one process with the n-fold batch, accumulation
-costs no extra communication, and a process that has run out of data adds zeros instead of leaving the others waiting.
+step, then divided by the frames of the global batch. So n processes equal one process with the n-fold batch,
+accumulation costs no extra communication, and a process that has run out of data adds zeros instead of leaving the
+others waiting.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -24,7 +25,7 @@ class World:
 
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def is_main(self) -> bool:
@@ -62,7 +63,9 @@ def choose_device(name: str) -> torch.device:
         return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name in ("auto", "cuda") else name)
     if name == "auto":
         return torch.device("cpu")
-    raise ValueError(f"trainer.device={name!r}: torch {torch.__version__} sees no GPU here; use trainer.device=cpu or auto")
+    raise ValueError(
+        f"trainer.device={name!r}: torch {torch.__version__} sees no GPU here; use trainer.device=cpu or auto"
+    )
 
 
 @contextmanager

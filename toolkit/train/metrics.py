@@ -1,8 +1,8 @@
 """Where the figures of a run go: the log line, TensorBoard and metrics.jsonl.
 
-Losses are nats per encoder frame, each term by itself and without its weight in the training loss, so a figure means the
-same from the first line to the last. metrics.jsonl is append-only: steps repeated after a crash stand there twice, the
-last line counts.
+Losses are nats per encoder frame, each term by itself and without its weight in the training loss, so a figure means
+the same from the first line to the last. metrics.jsonl is append-only: steps repeated after a crash stand there twice,
+the last line counts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class MetricsWriter:
         exp_dir.mkdir(parents=True, exist_ok=True)
         # Points after first_step are of a run that was cut off, and come again.
         self.board = SummaryWriter(exp_dir / "tensorboard", purge_step=first_step + 1 if first_step else None)
-        self.lines = open(exp_dir / "metrics.jsonl", "a", encoding="utf-8", buffering=1)
+        self.lines = open(exp_dir / "metrics.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115, see close
 
     def write(self, step: int, epoch: int, figures: Mapping[str, float]) -> None:
         if not self.enabled:

@@ -37,14 +37,25 @@ class TrainState:
     pending: dict[str, float] = field(default_factory=dict)  # sums since the last log line
 
     def progress(self, trainer: TrainerConfig, seconds_per_epoch: float) -> float:
-        """The fraction of the run that is done, in [0, 1]: by audio over the epochs, or by steps where `max_steps` ends it
-        earlier. Schedules follow it; it depends on nothing but the data seen."""
+        """The fraction of the run that is done, in [0, 1]; schedules follow it.
+
+        By audio over the epochs, or by steps where `max_steps` ends the run earlier; nothing of it depends on time.
+        """
         in_epoch = min(self.epoch_seconds / seconds_per_epoch, 1.0)
         by_steps = self.step / trainer.max_steps if trainer.max_steps else 0.0
         return min(max((self.epoch + in_epoch) / trainer.num_epochs, by_steps), 1.0)
 
     def is_finished(self, trainer: TrainerConfig) -> bool:
         return self.epoch >= trainer.num_epochs or (trainer.max_steps is not None and self.step >= trainer.max_steps)
+
+    def count(self, sums: Mapping[str, float], batches: int) -> None:
+        """Add a step, of at most `batches` batches in each process, and its sums over all processes."""
+        self.step += 1
+        self.batch += batches
+        self.epoch_seconds += sums["seconds"]
+        self.seconds += sums["seconds"]
+        for name, value in sums.items():
+            self.pending[name] = self.pending.get(name, 0.0) + value
 
     def state_dict(self) -> dict[str, Any]:
         parts = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimizer", "scheduler")}

@@ -1,4 +1,4 @@
-"""Ending a run before its time: Ctrl-C, SIGTERM and the time budget, always after a whole step and with a checkpoint."""
+"""Ending a run before its time: Ctrl-C, SIGTERM, the time budget; always after a whole step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class StopRequest:
     """Collects this process's wishes to stop; `agreed` is set by the loop, at the same step in all processes.
 
     A context: within it the first Ctrl-C or SIGTERM is a wish and a second one ends the process at once. With several
-    processes later signals change nothing, since torchrun passes on a Ctrl-C that the terminal sent to everybody already.
+    processes later signals change nothing, since torchrun passes on a Ctrl-C that the terminal sent to all already.
     """
 
     def __init__(self, max_minutes: float | None, several_processes: bool = False) -> None:

@@ -1,9 +1,9 @@
 """Figures on the validation set: loss terms and word error rate, the same definition in every epoch of every run.
 
-"valid/loss" is the loss that the search follows, without any schedule's weight: the pruned transducer loss, or CTC where
-there is no transducer, in nats per encoder frame. "valid/wer" is of greedy search (CTC greedy search without a transducer).
-The best checkpoint is the one of the lowest WER, ties decided by the loss: the loss alone prefers confident models, and
-early on all models have 100 %.
+"valid/loss" is the loss that the search follows, without any schedule's weight: the pruned transducer loss, or CTC
+where there is no transducer, in nats per encoder frame. "valid/wer" is of greedy search (CTC greedy search without a
+transducer). The best checkpoint is the one of the lowest WER, ties decided by the loss: WER is what decoding is about,
+but early on all models have 100 %.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 
 import kaldialign
 import torch
-from torch import nn
 
 from toolkit.data.batch import Batch
 from toolkit.train.distributed import World
@@ -23,11 +22,11 @@ MAIN_TERMS = ("pruned", "ctc", "simple")  # the first one that a model has is "v
 
 @torch.no_grad()
 def validate(
-    model: nn.Module, tokenizer: Any, batches: Iterable[Batch], terms: Sequence[str], world: World
+    model: Any, tokenizer: Any, batches: Iterable[Batch], terms: Sequence[str], world: World
 ) -> dict[str, float]:
-    """Loss per frame of each term, loss and WER in percent; utterances without a finite loss are left out of the losses.
+    """Loss per frame of each term, `valid/loss`, and WER in percent; {} if there is nothing to validate on.
 
-    Processes share the batches. Returns {} if there are none.
+    Utterances without a finite loss are left out of the losses, not of the WER. Processes share the batches.
     """
     was_training = model.training
     model.eval()
@@ -57,12 +56,13 @@ def validate(
     }
 
 
-def count_errors(model: nn.Module, tokenizer: Any, batch: Batch, transducer: bool) -> tuple[int, int]:
+def count_errors(model: Any, tokenizer: Any, batch: Batch, transducer: bool) -> tuple[int, int]:
     """(word errors of greedy search, reference words) of a batch."""
     from toolkit.search import ctc_greedy_search, greedy_search
 
     search = greedy_search if transducer else ctc_greedy_search
-    results = search(model, *model.encode(batch.features_NTF, batch.feature_lens_N))
+    encoder_out_NTD, lens_N = model.encode(batch.features_NTF, batch.feature_lens_N)
+    results = search(model, encoder_out_NTD.float(), lens_N)
     errors = words = 0
     for result, text in zip(results, batch.texts):
         reference = text.split()
