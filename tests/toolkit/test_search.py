@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from search_fakes import FakeTransducer, all_sequences, encoder_outputs, greedy_by_hand
@@ -11,6 +13,16 @@ from toolkit.search import SEARCHES, check_methods, ctc_greedy_search, greedy_se
 from toolkit.search.greedy import UNLIMITED
 from toolkit.search.predictor import Predictor
 from toolkit.search.result import Hypothesis, SearchResult
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors this small are done before a second thread has woken up."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
 
 LENS = torch.tensor([7, 0, 12, 1, 9])
 
@@ -30,7 +42,7 @@ def assert_same(a: list[SearchResult], b: list[SearchResult], atol: float = 1e-4
 def test_greedy_is_the_obvious_program(max_symbols: int, context_size: int) -> None:
     encoder_NTD = encoder_outputs(5, 12)
     emitted_twice = False
-    for seed in range(6):
+    for seed in range(4):
         model = FakeTransducer(context_size=context_size, seed=seed)
         results = greedy_search(model, encoder_NTD, LENS, max_symbols)
         for encoder_TD, length, result in zip(encoder_NTD, LENS.tolist(), results):
