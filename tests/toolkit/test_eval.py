@@ -170,7 +170,7 @@ class FakeTokenizer:
 
 
 def fake_batch(ids: list[str], texts: list[str], frames: list[int], seed: int) -> Batch:
-    features_NTF = torch.randn(len(ids), max(frames), 6, generator=torch.Generator().manual_seed(seed)) * 2
+    features_NTF = torch.randn(len(ids), max(frames), 8, generator=torch.Generator().manual_seed(seed)) * 2
     none = torch.zeros(len(ids), 1, dtype=torch.int64)
     return Batch(features_NTF, torch.tensor(frames), none, none[:, 0], texts, ids, sum(frames) / 100)
 

@@ -129,9 +129,9 @@ def test_token_log_probs_and_frames_belong_to_one_alignment(beam: int) -> None:
 def test_nothing_said(method: str) -> None:
     model = FakeTransducer(seed=0)
     config = DecodingConfig()
-    assert SEARCHES[method](model, torch.zeros(0, 5, 6), torch.zeros(0, dtype=torch.int64), config) == []
+    assert SEARCHES[method](model, torch.zeros(0, 5, 8), torch.zeros(0, dtype=torch.int64), config) == []
     for t in (0, 4):
-        results = SEARCHES[method](model, torch.zeros(2, t, 6), torch.zeros(2, dtype=torch.int64), config)
+        results = SEARCHES[method](model, torch.zeros(2, t, 8), torch.zeros(2, dtype=torch.int64), config)
         assert [r.best for r in results] == [Hypothesis([], [], [], 0.0)] * 2
     with torch.no_grad():
         model.joiner.output.bias[0] = 1000.0
@@ -193,8 +193,10 @@ def test_ctc_greedy_merges_repeats_and_drops_blanks() -> None:
 
 def test_each_context_is_evaluated_once() -> None:
     model = FakeTransducer(vocab_size=5, seed=5)
+    contexts: list[tuple[int, ...]] = []
+    model.decoder.register_forward_pre_hook(lambda _, args: contexts.extend(map(tuple, args[0].tolist())))
     modified_beam_search(model, encoder_outputs(8, 30), torch.full((8,), 30), beam=4)
-    assert model.decoder.calls <= 25
+    assert 1 < len(contexts) == len(set(contexts))
 
 
 @pytest.mark.parametrize("limit", [0, 10**9])
