@@ -200,9 +200,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 
     modules = {
         "toolkit.data.datamodule": types.SimpleNamespace(DataModule=FakeDataModule),
+        "toolkit.data.prepare": types.SimpleNamespace(part_manifest=lambda config, part: tmp_path / f"{part}.jsonl"),
         "toolkit.train.checkpoint": types.SimpleNamespace(load_model=load_model),
         "toolkit.train.distributed": types.SimpleNamespace(choose_device=lambda name: torch.device("cpu")),
     }
+    for part in config.corpus.test:
+        (tmp_path / f"{part}.jsonl").touch()
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     return config
@@ -252,6 +255,8 @@ def test_what_cannot_work_is_said_before_decoding(run: Config) -> None:
         )
     with pytest.raises(ValueError, match=r"features.num_mel_bins=40: the model was trained with 80"):
         pipeline.decode(changed(features=FeatureConfig(num_mel_bins=40)))
+    with pytest.raises(FileNotFoundError, match=r"corpus.test: later not prepared .*later.jsonl"):
+        pipeline.decode(changed(corpus=CorpusConfig(name="none", test=["test", "later"])))
     with pytest.raises(ValueError, match=r"corpus.test is empty"):
         pipeline.decode(changed(corpus=CorpusConfig(name="none", test=[])))
     assert FakeModel.encoded == 0

@@ -234,10 +234,12 @@ def test_bad_arguments_are_named() -> None:
 
 
 def test_methods_are_checked_by_name() -> None:
-    check_methods(["greedy_search", "modified_beam_search"], has_ctc_head=False)
+    check_methods(["greedy_search", "modified_beam_search"], has_ctc=False)
     with pytest.raises(ValueError, match="'gredy_search' is not a search; known: greedy_search, modified_beam_search"):
-        check_methods(["gredy_search"], has_ctc_head=False)
+        check_methods(["gredy_search"], has_ctc=False)
     with pytest.raises(ValueError, match="'ctc_greedy_search' needs a CTC head"):
-        check_methods(["ctc_greedy_search"], has_ctc_head=False)
+        check_methods(["ctc_greedy_search"], has_ctc=False)
     with pytest.raises(ValueError, match="empty"):
-        check_methods([], has_ctc_head=True)
+        check_methods([], has_ctc=True)
+    with pytest.raises(ValueError, match=r"'greedy_search' needs a transducer.*ctc_greedy_search"):
+        check_methods(["greedy_search"], has_ctc=True, has_transducer=False)
