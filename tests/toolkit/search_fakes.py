@@ -1,4 +1,4 @@
-"""A tiny transducer with the parts that the searches use, and brute force over all its alignments."""
+"""A tiny transducer for the searches, and brute force over all its alignments."""
 
 from __future__ import annotations
 
@@ -8,44 +8,26 @@ import math
 import torch
 from torch import Tensor, nn
 
-
-class FakeDecoder(nn.Module):
-    """Stateless: output u depends on the `context_size` tokens up to and with u."""
-
-    def __init__(self, vocab_size: int, dim: int, context_size: int) -> None:
-        super().__init__()
-        self.context_size = context_size
-        self.calls = 0
-        self.embedding = nn.Embedding(vocab_size, dim)
-        self.conv = nn.Conv1d(dim, dim, context_size)
-
-    def forward(self, y_NU: Tensor) -> Tensor:
-        self.calls += len(y_NU)
-        x_NDU = nn.functional.pad(self.embedding(y_NU).transpose(1, 2), (self.context_size - 1, 0))
-        return self.conv(x_NDU).transpose(1, 2).relu()
-
-
-class FakeJoiner(nn.Module):
-    def __init__(self, dim: int, vocab_size: int) -> None:
-        super().__init__()
-        self.encoder_proj = nn.Linear(dim, dim)
-        self.decoder_proj = nn.Linear(dim, dim)
-        self.output = nn.Linear(dim, vocab_size)
+from toolkit.config import DecoderConfig
+from toolkit.models.decoder import StatelessDecoder
+from toolkit.models.joiner import Joiner
 
 
 class FakeTransducer(nn.Module):
+    """The real decoder and joiner, tiny; no encoder."""
+
     def __init__(
-        self, vocab_size: int = 4, dim: int = 6, context_size: int = 2, seed: int = 0, blank_id: int = 0
+        self, vocab_size: int = 4, dim: int = 8, context_size: int = 2, seed: int = 0, blank_id: int = 0
     ) -> None:
         super().__init__()
-        torch.manual_seed(seed)
         self.vocab_size, self.blank_id, self.subsampling_factor = vocab_size, blank_id, 4
-        self.decoder = FakeDecoder(vocab_size, dim, context_size)
-        self.joiner = FakeJoiner(dim, vocab_size)
+        self.decoder = StatelessDecoder(DecoderConfig(dim=dim, context_size=context_size), vocab_size, blank_id)
+        self.joiner = Joiner(dim, dim, dim, vocab_size)
         self.ctc = nn.Linear(dim, vocab_size)
+        generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():  # far from uniform, so that searches differ
             for p in self.parameters():
-                p.mul_(2.0)
+                p.copy_(torch.randn(p.shape, generator=generator) * (0.8 if p.dim() > 1 else 0.3))
         self.eval()
 
     def ctc_log_probs(self, encoder_out_NTD: Tensor) -> Tensor:
@@ -56,12 +38,10 @@ class FakeTransducer(nn.Module):
         """log-probabilities (V) after `tokens` at a frame: the plain definition."""
         k = self.decoder.context_size
         context = torch.tensor(([self.blank_id] * k + tokens)[-k:])
-        decoder_D = self.decoder(context[None])[0, -1]
-        hidden = torch.tanh(self.joiner.encoder_proj(encoder_D) + self.joiner.decoder_proj(decoder_D))
-        return self.joiner.output(hidden).log_softmax(-1)
+        return self.joiner(encoder_D, self.decoder(context[None])[0, -1]).log_softmax(-1)
 
 
-def encoder_outputs(n: int, t: int, dim: int = 6, seed: int = 1) -> Tensor:
+def encoder_outputs(n: int, t: int, dim: int = 8, seed: int = 1) -> Tensor:
     return torch.randn(n, t, dim, generator=torch.Generator().manual_seed(seed)) * 2
 
 

@@ -60,18 +60,18 @@ def test_totals_over_a_set() -> None:
 
 
 def test_confidence_interval_is_that_of_the_bootstrap() -> None:
-    """Against the normal approximation of a resampled ratio, written out here."""
+    """Against percentiles of a bootstrap written out here."""
     rng = random.Random(1)
     utterances = []
     for i in range(200):
         ref = [rng.choice("abcdef") for _ in range(rng.randint(3, 12))]
         utterances.append(Utterance(str(i), ref, [w if rng.random() > 0.2 else "x" for w in ref]))
     errors = word_errors(utterances)
+    counts = [(levenshtein(u.ref, u.hyp), len(u.ref)) for u in utterances]
     rates = []
     for _ in range(2000):
-        sample = rng.choices(utterances, k=len(utterances))
-        wrong = sum(levenshtein(u.ref, u.hyp) for u in sample)
-        rates.append(100 * wrong / sum(len(u.ref) for u in sample))
+        wrong, words = zip(*rng.choices(counts, k=len(counts)))
+        rates.append(100 * sum(wrong) / sum(words))
     rates.sort()
     assert errors.ci95 is not None
     assert errors.ci95[0] < errors.wer < errors.ci95[1]
@@ -170,7 +170,7 @@ class FakeTokenizer:
 
 
 def fake_batch(ids: list[str], texts: list[str], frames: list[int], seed: int) -> Batch:
-    features_NTF = torch.randn(len(ids), max(frames), 6, generator=torch.Generator().manual_seed(seed)) * 2
+    features_NTF = torch.randn(len(ids), max(frames), 8, generator=torch.Generator().manual_seed(seed)) * 2
     none = torch.zeros(len(ids), 1, dtype=torch.int64)
     return Batch(features_NTF, torch.tensor(frames), none, none[:, 0], texts, ids, sum(frames) / 100)
 
@@ -200,9 +200,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 
     modules = {
         "toolkit.data.datamodule": types.SimpleNamespace(DataModule=FakeDataModule),
+        "toolkit.data.prepare": types.SimpleNamespace(part_manifest=lambda config, part: tmp_path / f"{part}.jsonl"),
         "toolkit.train.checkpoint": types.SimpleNamespace(load_model=load_model),
         "toolkit.train.distributed": types.SimpleNamespace(choose_device=lambda name: torch.device("cpu")),
     }
+    for part in config.corpus.test:
+        (tmp_path / f"{part}.jsonl").touch()
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     return config
@@ -252,6 +255,8 @@ def test_what_cannot_work_is_said_before_decoding(run: Config) -> None:
         )
     with pytest.raises(ValueError, match=r"features.num_mel_bins=40: the model was trained with 80"):
         pipeline.decode(changed(features=FeatureConfig(num_mel_bins=40)))
+    with pytest.raises(FileNotFoundError, match=r"corpus.test: later not prepared .*later.jsonl"):
+        pipeline.decode(changed(corpus=CorpusConfig(name="none", test=["test", "later"])))
     with pytest.raises(ValueError, match=r"corpus.test is empty"):
         pipeline.decode(changed(corpus=CorpusConfig(name="none", test=[])))
     assert FakeModel.encoded == 0

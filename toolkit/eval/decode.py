@@ -40,16 +40,15 @@ def decode(config: Config) -> list[ResultRow]:
     from toolkit.train.distributed import choose_device
 
     d = config.decoding
-    check_methods(d.methods, has_ctc_head=True)  # a typo is said before the checkpoint is even looked for
+    check_methods(d.methods, has_ctc=True)  # a typo is said before the checkpoint is even looked for
+    check_parts(config)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     device = choose_device(config.trainer.device)
     model, tokenizer, trained = load_model(config.exp_dir, d.checkpoint, d.avg, d.use_averaged_model, device)
-    check_methods(d.methods, has_ctc_head=trained.model.ctc_head)
+    check_methods(d.methods, trained.model.ctc_head, has_transducer=trained.loss.pruned.used)
     check_features(config, trained)
     data = DataModule(config, tokenizer)
-    if not data.test_parts:
-        raise ValueError("corpus.test is empty: there is nothing to decode")
 
     folder = output_dir(config)
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,6 +66,20 @@ def output_dir(config: Config) -> Path:
     """exp_dir/decode-<checkpoint>-avg<N>, marked where the plain weights were taken instead of the running average."""
     d = config.decoding
     return config.exp_dir / f"decode-{Path(d.checkpoint).stem}-avg{d.avg}{'' if d.use_averaged_model else '-plain'}"
+
+
+def check_parts(config: Config) -> None:
+    """Raise unless every test part has been prepared: not found out when the parts before it have been decoded."""
+    from toolkit.data.prepare import part_manifest
+
+    if not config.corpus.test:
+        raise ValueError("corpus.test is empty: there is nothing to decode")
+    missing = [part for part in config.corpus.test if not part_manifest(config, part).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"corpus.test: {', '.join(missing)} not prepared (no {part_manifest(config, missing[0])}): run "
+            "recipes/librispeech/prepare.sh with the same overrides first"
+        )
 
 
 def check_features(config: Config, trained: Config) -> None:

@@ -41,14 +41,19 @@ SEARCHES: dict[str, Search] = {
 CTC_SEARCHES = {"ctc_greedy_search"}  # those that read the CTC head
 
 
-def check_methods(methods: list[str], has_ctc_head: bool) -> None:
+def check_methods(methods: list[str], has_ctc: bool, has_transducer: bool = True) -> None:
     """Raise ValueError naming what is wrong with `decoding.methods`, so that it is said before an hour of decoding."""
     if not methods:
         raise ValueError(f"decoding.methods is empty: expected some of {', '.join(SEARCHES)}")
     for method in methods:
         if method not in SEARCHES:
             raise ValueError(f"decoding.methods: {method!r} is not a search; known: {', '.join(SEARCHES)}")
-        if method in CTC_SEARCHES and not has_ctc_head:
+        if method in CTC_SEARCHES and not has_ctc:
             raise ValueError(
-                f"decoding.methods: {method!r} needs a CTC head, and this model has none (model.ctc_head=false)"
+                f"decoding.methods: {method!r} needs a CTC head; this model has none (model.ctc_head=false)"
+            )
+        if method not in CTC_SEARCHES and not has_transducer:
+            raise ValueError(
+                f"decoding.methods: {method!r} needs a transducer; this model was trained by CTC alone (loss.pruned), for "
+                f"which there is {', '.join(sorted(CTC_SEARCHES))}"
             )

@@ -1,10 +1,12 @@
 """Greedy searches, batched: the transducer's with S symbols a frame, and CTC's best path.
 
-Legend: N utterances, T encoder frames, D encoder dim, V vocabulary with blank, I iterations of the loop.
+Legend: N utterances, T encoder frames, D encoder dim, J joiner dim, V vocabulary with blank, C frames looked at at a
+time, I iterations of the loop.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -15,7 +17,10 @@ from toolkit.search.result import Hypothesis, SearchResult
 
 # "No limit" still ends: 25 symbols a frame of 40 ms are 625 a second; no speech has them, an untrained model may.
 UNLIMITED = 25
-CHECK_EVERY = 16  # iterations between asking a CUDA device whether all utterances are done
+# Rows (utterances times frames) that the joiner takes for about the price of one; more are worth less than they cost.
+ROWS = {"cpu": 64, "cuda": 1024}
+MOST_FRAMES = 8  # tokens are seldom further apart
+CHECK_EVERY = 16  # iterations between asking a GPU whether all utterances are done
 
 
 @torch.inference_mode()
@@ -24,10 +29,13 @@ def greedy_search(
 ) -> list[SearchResult]:
     """The most probable symbol at every step, at most `max_symbols` a frame (0 or None: no limit, see UNLIMITED).
 
-    Every utterance has its own place t in time. An iteration evaluates the joiner once for each: a blank moves on to
-    t+1, a symbol stays at t unless it was the frame's last allowed one, which moves on without paying for a blank (so
-    S=1 reads one frame an iteration, as the modified transducer does). Iterations are thus as many as the longest
-    utterance needs, not frames times symbols, and a GPU is asked only now and then whether all are done (S=1: never).
+    A blank moves on to the next frame; a symbol stays unless it is the last allowed one, which moves on without paying
+    for a blank (so S=1 reads one frame a symbol or blank, as the modified transducer does).
+
+    Every utterance has its own place t in time. As a blank does not change the decoder, an iteration evaluates the
+    joiner at the C frames from t on at once, and each utterance goes on behind its first non-blank. So iterations are
+    about as many as the tokens of the longest utterance, not as its frames, let alone frames times symbols; and a GPU
+    is asked only now and then whether all utterances are done.
 
     model: see `Predictor`. encoder_out_NTD: (N, T, D) float; lens_N: frames of each that count, 0 allowed.
     Returns N results of one hypothesis each; `score` is the log-probability of the path taken, blanks included.
@@ -36,51 +44,58 @@ def greedy_search(
     if max_symbols is not None and max_symbols < 0:
         raise ValueError(f"max_symbols={max_symbols}: expected at least 1, or 0 for no limit")
     check_encoder_out(encoder_out_NTD, lens_N)
+    n, num_frames, _ = encoder_out_NTD.shape
+    if n == 0 or num_frames == 0:
+        return [SearchResult([Hypothesis([], [], [], 0.0)]) for _ in range(n)]
+
     limit = max_symbols or UNLIMITED
     device = encoder_out_NTD.device
-    num_frames = int(lens_N.max()) if len(lens_N) else 0
-    if num_frames == 0:
-        return [SearchResult([Hypothesis([], [], [], 0.0)]) for _ in range(len(lens_N))]
-
     predictor = Predictor(model, device)
-    encoder_NTJ = predictor.project(encoder_out_NTD)
+    encoder_RJ = predictor.project(encoder_out_NTD).flatten(0, 1)  # R = N * T
     lens_N = lens_N.to(device)
-    rows_N = torch.arange(len(lens_N), device=device)
+    row_N = torch.arange(n, device=device) * num_frames
+    ahead_C = torch.arange(max(1, min(MOST_FRAMES, ROWS[device.type] // n)), device=device)
     t_N = torch.zeros_like(lens_N)
-    count_N = torch.zeros_like(lens_N)  # symbols emitted at this frame
-    contexts_N = predictor.initial(len(lens_N))
-    steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []  # symbol, its log-probability, frame, whether still running
+    count_N = torch.zeros_like(lens_N)  # symbols emitted at frame t
+    contexts_N = predictor.initial(n)
+    score_N = torch.zeros(n, dtype=torch.float64, device=device)
+    steps: list[tuple[Tensor, ...]] = []  # symbol, its log-probability, its frame, whether there is one
+
     check_every = 1 if device.type == "cpu" else CHECK_EVERY
-    # Every iteration of S=1 reads one frame; otherwise a frame takes S at most.
-    for i in range(num_frames * limit):
-        running_N = t_N < lens_N
-        if limit > 1 and i >= num_frames and i % check_every == 0 and not bool(running_N.any()):
+    for i in itertools.count():
+        if i % check_every == 0 and not bool((t_N < lens_N).any()):
             break
-        encoder_NJ = encoder_NTJ[:, i] if limit == 1 else encoder_NTJ[rows_N, t_N.clamp(max=num_frames - 1)]
-        logits_NV = predictor.logits(encoder_NJ, predictor.decode(contexts_N))
-        best_N, symbol_N = logits_NV.max(dim=1)
-        steps.append((symbol_N, best_N - logits_NV.logsumexp(dim=1), t_N, running_N))
-        blank_N = symbol_N == predictor.blank_id
-        contexts_N = torch.where(blank_N, contexts_N, predictor.advance(contexts_N, symbol_N))
-        if limit == 1:
-            t_N = t_N + 1
-        else:
-            count_N = torch.where(blank_N, 0, count_N + 1)
-            move_N = blank_N | (count_N == limit)
-            count_N = count_N.masked_fill(move_N, 0)
-            t_N = t_N + move_N.long()
-    return _collect(steps, predictor.blank_id)
+        frame_NC = t_N[:, None] + ahead_C
+        inside_NC = frame_NC < lens_N[:, None]
+        row_NC = row_N[:, None] + frame_NC.clamp(max=num_frames - 1)
+        encoder_NCJ = encoder_RJ.index_select(0, row_NC.view(-1)).view(n, len(ahead_C), -1)
+        logits_NCV = predictor.logits(encoder_NCJ, predictor.decode(contexts_N)[:, None])
+        log_prob_NC, symbol_NC = logits_NCV.log_softmax(dim=2).max(dim=2)
+
+        emit_N, first_N = ((symbol_NC != predictor.blank_id) & inside_NC).max(dim=1)
+        taken_NC = inside_NC & (~emit_N[:, None] | (ahead_C <= first_N[:, None]))
+        score_N += torch.where(taken_NC, log_prob_NC, 0.0).sum(dim=1)
+        symbol_N = symbol_NC.gather(1, first_N[:, None])[:, 0]
+        steps.append((symbol_N, log_prob_NC.gather(1, first_N[:, None])[:, 0], t_N + first_N, emit_N))
+
+        contexts_N = torch.where(emit_N, predictor.advance(contexts_N, symbol_N), contexts_N)
+        count_N = torch.where(first_N > 0, 0, count_N) + 1
+        full_N = count_N == limit
+        t_N = t_N + torch.where(emit_N, first_N + full_N, len(ahead_C))
+        count_N = torch.where(emit_N & ~full_N, count_N, 0)
+    return _collect(steps, score_N)
 
 
-def _collect(steps: list[tuple[Tensor, Tensor, Tensor, Tensor]], blank_id: int) -> list[SearchResult]:
-    """One transfer to the host, then one hypothesis an utterance."""
-    symbols_NI, log_probs_NI, frames_NI, running_NI = (torch.stack(x, dim=1) for x in zip(*steps))
-    scores = torch.where(running_NI, log_probs_NI.double(), 0.0).sum(dim=1).tolist()
-    emitted_NI = (running_NI & (symbols_NI != blank_id)).cpu()
-    symbols_NI, log_probs_NI, frames_NI = symbols_NI.cpu(), log_probs_NI.cpu(), frames_NI.cpu()
+def _collect(steps: list[tuple[Tensor, ...]], score_N: Tensor) -> list[SearchResult]:
+    """Bring the steps to the host in one piece, and make one hypothesis an utterance."""
+    if not steps:
+        return [SearchResult([Hypothesis([], [], [], 0.0)]) for _ in score_N]
+    symbols_NI, log_probs_NI, frames_NI, emits_NI = (torch.stack(x, dim=1).cpu() for x in zip(*steps))
     return [
         SearchResult([Hypothesis(symbols_I[on].tolist(), frames_I[on].tolist(), log_probs_I[on].tolist(), score)])
-        for symbols_I, frames_I, log_probs_I, on, score in zip(symbols_NI, frames_NI, log_probs_NI, emitted_NI, scores)
+        for symbols_I, log_probs_I, frames_I, on, score in zip(
+            symbols_NI, log_probs_NI, frames_NI, emits_NI, score_N.tolist()
+        )
     ]
 
 

@@ -21,8 +21,7 @@ SLOTS = 1 << 27  # CPU: contexts up to which an index of them is affordable (unt
 class Predictor:
     """Decoder and joiner of `model`, for one call of a search.
 
-    model: has `.decoder` (`decoder(y_NU)` gives outputs (N, U, D), the last of which depends on the last `context_size`
-    tokens), `.joiner` with `encoder_proj`, `decoder_proj` and `output`, `.vocab_size` and `.blank_id`.
+    model: a `TransducerModel`, or what has its `.decoder` (stateless), `.joiner`, `.vocab_size` and `.blank_id`.
     """
 
     def __init__(self, model: Any, device: torch.device) -> None:
@@ -68,12 +67,12 @@ class Predictor:
 
     def logits(self, encoder_J: Tensor, decoder_J: Tensor) -> Tensor:
         """Joiner outputs (…, V), float32, of projected encoder and decoder outputs (…, J) that broadcast."""
-        return self.model.joiner.output(torch.tanh(encoder_J + decoder_J)).float()
+        return self.model.joiner(encoder_J, decoder_J, project_input=False).float()
 
     def _evaluate(self, ids: Tensor) -> Tensor:
         shifts = [self.vocab_size**k for k in reversed(range(self.context_size))]
         contexts_NK = torch.stack([(ids // shift) % self.vocab_size for shift in shifts], dim=1)
-        return self.model.joiner.decoder_proj(self.model.decoder(contexts_NK)[:, -1])
+        return self.model.joiner.decoder_proj(self.model.decoder(contexts_NK, need_pad=False)[:, -1])
 
     def _cached(self, ids: Tensor, slot_C: Tensor) -> Tensor:
         slots = slot_C.index_select(0, ids)
