@@ -48,6 +48,7 @@ def train(config: Config) -> TrainState:
     from toolkit.data.datamodule import DataModule
     from toolkit.data.tokenizer import Tokenizer
 
+    keep_freed_memory()
     with world(config.trainer.device) as processes:
         if config.trainer.threads:
             torch.set_num_threads(config.trainer.threads)
