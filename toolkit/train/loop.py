@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from toolkit.allocator import keep_freed_memory
 from toolkit.config import Config
 from toolkit.data.batch import Batch
 from toolkit.train import checkpoint as checkpoints
