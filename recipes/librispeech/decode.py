@@ -6,23 +6,18 @@ model is like follows from the checkpoint. Results lie in exp/<name>/decode-<che
 
 from __future__ import annotations
 
-import sys
-
 import hydra
-from omegaconf import DictConfig, OmegaConf
 
-from toolkit import config as schema
+from toolkit.config import Config
 from toolkit.eval.decode import decode
-
-schema.register()
+from toolkit.program import program
 
 
 @hydra.main(version_base="1.3", config_path="../../conf", config_name="config")
-def main(cfg: DictConfig) -> None:
-    config = OmegaConf.to_object(cfg)
-    assert isinstance(config, schema.Config)
+@program
+def main(config: Config) -> None:
     decode(config)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -7,30 +7,21 @@ interruption or with other settings, it does what is left to do.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
 
-from toolkit import config as schema
+from toolkit.config import Config
 from toolkit.data.prepare import STAGES, prepare
+from toolkit.program import program
 
-schema.register()
 stages = argparse.Namespace(stage=0, stop_stage=len(STAGES) - 1)
 
 
 @hydra.main(version_base="1.3", config_path="../../conf", config_name="config")
-def main(cfg: DictConfig) -> None:
-    config = OmegaConf.to_object(cfg)
-    assert isinstance(config, schema.Config)
-    try:
-        prepare(config, stages.stage, stages.stop_stage)
-    except (ValueError, RuntimeError, OSError) as e:
-        logging.debug("where it happened:", exc_info=True)
-        sys.exit(f"prepare: {e}")
-    except KeyboardInterrupt:
-        sys.exit("prepare: interrupted; run the same command again, it goes on")
+@program
+def main(config: Config) -> None:
+    prepare(config, stages.stage, stages.stop_stage)
 
 
 if __name__ == "__main__":

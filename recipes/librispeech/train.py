@@ -6,23 +6,18 @@ resumes where the run stopped.
 
 from __future__ import annotations
 
-import sys
-
 import hydra
-from omegaconf import DictConfig, OmegaConf
 
-from toolkit import config as schema
+from toolkit.config import Config
+from toolkit.program import program
 from toolkit.train.loop import train
-
-schema.register()
 
 
 @hydra.main(version_base="1.3", config_path="../../conf", config_name="config")
-def main(cfg: DictConfig) -> None:
-    config = OmegaConf.to_object(cfg)
-    assert isinstance(config, schema.Config)
+@program
+def main(config: Config) -> None:
     train(config)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
