@@ -86,11 +86,12 @@ def wants_cuda() -> bool:
 
 
 @functools.cache
-def _first_line(*command: str) -> str:
+def version_line(program: str) -> str:
+    """The first line of what `program --version` prints."""
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        result = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"{command[0]}: {error}"
+        return f"{program}: {error}"
     return next((line for line in result.stdout.splitlines() if line.strip()), "").strip()
 
 
@@ -105,7 +106,9 @@ def _cpu_identity() -> str:
 def _cuda_architectures() -> str:
     if "TORCH_CUDA_ARCH_LIST" in os.environ:
         return os.environ["TORCH_CUDA_ARCH_LIST"]
-    return ";".join(sorted({".".join(map(str, torch.cuda.get_device_capability(i))) for i in range(torch.cuda.device_count())}))
+    return ";".join(
+        sorted({".".join(map(str, torch.cuda.get_device_capability(i))) for i in range(torch.cuda.device_count())})
+    )
 
 
 def source_files(cuda: bool) -> tuple[Path, ...]:
@@ -127,7 +130,7 @@ def plan(portable: bool = False) -> Plan | None:
         return None
     cuda = wants_cuda() and nvcc() is not None
     flags = CXX_FLAGS if portable else (*CXX_FLAGS, "-march=native")
-    parts = [source_hash(), torch.__version__, platform.machine(), cxx, _first_line(cxx, "--version"), *flags]
+    parts = [source_hash(), torch.__version__, platform.machine(), cxx, version_line(cxx), *flags]
     if not portable:
         parts.append(_cpu_identity())
     if cuda:
@@ -164,8 +167,13 @@ def cache_dir() -> Path:
         raise RuntimeError(f"LATTICA_CACHE={folder} cannot be written ({why}): set it to a folder that can")
     fallback = Path(tempfile.gettempdir()) / f"lattica-{os.getuid()}"
     if _writable(fallback) is not None or fallback.stat().st_uid != os.getuid():
-        raise RuntimeError(f"neither {folder} ({why}) nor {fallback} can be written: set LATTICA_CACHE to a folder that can")
-    warnings.warn(f"{folder} cannot be written ({why}): the compiled ops go to {fallback}; set LATTICA_CACHE to choose", stacklevel=2)
+        raise RuntimeError(
+            f"neither {folder} ({why}) nor {fallback} can be written: set LATTICA_CACHE to a folder that can"
+        )
+    warnings.warn(
+        f"{folder} cannot be written ({why}): the compiled ops go to {fallback}; set LATTICA_CACHE to choose",
+        stacklevel=2,
+    )
     return fallback
 
 
@@ -232,9 +240,18 @@ def _advice(output: str) -> str:
     """What to install, from what the compiler said."""
     causes = [
         (r"ninja.*(not found|required|No such file)", "install ninja: pip install ninja"),
-        (r"cuda_runtime\.h|cub/|thrust/", "install the CUDA toolkit of the version in torch.version.cuda, or set CUDA_HOME"),
-        (r"fatal error: (c?stdio|cstdint|cmath|string|vector|features|limits)", "install the C++ headers: apt-get install g++ (Debian, Ubuntu) or dnf install gcc-c++"),
-        (r"unrecognized.*option|unknown (argument|value)|std=c\+\+", "the compiler is too old: install g++ 11 or later and set CXX to it"),
+        (
+            r"cuda_runtime\.h|cub/|thrust/",
+            "install the CUDA toolkit of the version in torch.version.cuda, or set CUDA_HOME",
+        ),
+        (
+            r"fatal error: (c?stdio|cstdint|cmath|string|vector|features|limits)",
+            "install the C++ headers: apt-get install g++ (Debian, Ubuntu) or dnf install gcc-c++",
+        ),
+        (
+            r"unrecognized.*option|unknown (argument|value)|std=c\+\+",
+            "the compiler is too old: install g++ 11 or later and set CXX to it",
+        ),
         (r"No space left", "free disk space, or set LATTICA_CACHE to another disk"),
         (r"Killed|out of memory|cannot allocate", "the compiler ran out of memory: set MAX_JOBS=1 and try again"),
     ]
@@ -245,7 +262,7 @@ def _advice(output: str) -> str:
 
 
 @contextlib.contextmanager
-def _ninja_on_path() -> Iterator[None]:
+def ninja_on_path() -> Iterator[None]:
     """torch calls `ninja`; the pip package puts it where PATH does not lead if the environment is not activated."""
     before = os.environ.get("PATH", "")
     if shutil.which("ninja") is None:
@@ -270,7 +287,7 @@ def _compile(plan_: Plan, target: Path) -> None:
     _say(f"compiling {len(plan_.sources)} {what} files into {target.parent} (once per machine and torch version)")
     start = time.monotonic()
     try:
-        with _ninja_on_path(), _progress(scratch, len(plan_.sources)):
+        with ninja_on_path(), _progress(scratch, len(plan_.sources)):
             built = cpp_extension.load(
                 NAME,
                 [str(path) for path in plan_.sources],
@@ -314,7 +331,9 @@ def build(portable: bool = False) -> Path:
 
 # ---------------------------------------------------------------------------------------------------------------- load
 
-INSTALL_COMPILER = "install one: apt-get install g++ (Debian, Ubuntu), dnf install gcc-c++ (Fedora), xcode-select --install (macOS)"
+INSTALL_COMPILER = (
+    "install one: apt-get install g++ (Debian, Ubuntu), dnf install gcc-c++ (Fedora), xcode-select --install (macOS)"
+)
 
 _loaded: str | None = None  # path of the library, or "reference"
 _failure: Exception | None = None  # do not compile again for every op call
@@ -360,7 +379,9 @@ def _load() -> str:
         return str(prebuilt)
     if compiler() is None:
         _serve_reference("CompositeExplicitAutograd", define=True)
-        warnings.warn(f"no C++ compiler: slow PyTorch code serves instead of the compiled ops; {INSTALL_COMPILER}", stacklevel=4)
+        warnings.warn(
+            f"no C++ compiler: slow PyTorch code serves instead of the compiled ops; {INSTALL_COMPILER}", stacklevel=4
+        )
         return "reference"
     library = build()
     torch.ops.load_library(str(library))  # a second time, in the process that compiled: same inode, nothing happens
@@ -392,7 +413,9 @@ def _serve_reference(dispatch_key: str, define: bool) -> None:
 
     def missing(name: str) -> Callable[..., None]:
         def raise_error(*_args: object, **_kwargs: object) -> None:
-            raise RuntimeError(f"ops: {name} exists only compiled, and nothing is compiled here; run `python -m ops.doctor`")
+            raise RuntimeError(
+                f"ops: {name} exists only compiled, and nothing is compiled here; run `python -m ops.doctor`"
+            )
 
         return raise_error
 

@@ -19,23 +19,27 @@ def report() -> tuple[list[str], list[str]]:
     facts, faults = [], []
 
     facts.append(f"python    {sys.version.split()[0]}, {sys.executable}")
-    facts.append(f"torch     {torch.__version__}, CUDA {torch.version.cuda or 'not built in'}, {torch.get_num_threads()} CPU threads")
+    facts.append(
+        f"torch     {torch.__version__}, CUDA {torch.version.cuda or 'not built in'}, {torch.get_num_threads()} CPU threads"
+    )
     if tuple(int(x) for x in torch.__version__.split("+")[0].split(".")[:2]) < (2, 10):
         faults.append(f"torch {torch.__version__} is too old: the ops need 2.10 or later: pip install -U torch")
 
     cxx = build.compiler()
-    facts.append(f"compiler  {f'{cxx}: {build._first_line(cxx, "--version")}' if cxx else 'none'}")
+    facts.append(f"compiler  {_program(cxx)}")
     if cxx is None:
         faults.append(f"no C++ compiler: {build.INSTALL_COMPILER}")
 
-    with build._ninja_on_path():
+    with build.ninja_on_path():
         ninja = shutil.which("ninja")
-        facts.append(f"ninja     {f'{ninja}: {build._first_line(ninja, "--version")}' if ninja else 'none'}")
+        facts.append(f"ninja     {_program(ninja)}")
     if ninja is None:
         faults.append("no ninja: pip install ninja")
 
     nvcc = build.nvcc()
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     facts.append(f"GPUs      {', '.join(gpus) or 'none that torch sees'}")
     facts.append(f"nvcc      {nvcc or 'none'}")
     if gpus and nvcc is None:
@@ -64,6 +68,10 @@ def report() -> tuple[list[str], list[str]]:
     return facts, faults
 
 
+def _program(path: str | None) -> str:
+    return "none" if path is None else f"{path}: {build.version_line(path)}"
+
+
 def _compute(device: str) -> str:
     """Run one op: with all log-probabilities 0, a 1 × 2 lattice has three paths."""
     import ops
@@ -71,7 +79,9 @@ def _compute(device: str) -> str:
     score = ops.mutual_information_recursion(torch.zeros(1, 1, 3, device=device), torch.zeros(1, 2, 2, device=device))
     paths = round(float(score.exp()))
     if paths != 3:
-        raise RuntimeError(f"the recursion on {device} counted {paths} paths instead of 3: the build is broken; delete its folder")
+        raise RuntimeError(
+            f"the recursion on {device} counted {paths} paths instead of 3: the build is broken; delete its folder"
+        )
     return f"the recursion works on {device}"
 
 

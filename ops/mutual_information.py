@@ -74,7 +74,9 @@ def joint_mutual_information_recursion(
         raise ValueError(f"px and py must hold as many tensors, at least one; got {len(px)} and {len(py)}")
     px_KNST, py_KNST = torch.stack(list(px)), torch.stack(list(py))
     with torch.no_grad():
-        total_N, (px_grad, py_grad) = mutual_information_recursion(px_KNST.sum(0), py_KNST.sum(0), boundary, return_grad=True)
+        total_N, (px_grad, py_grad) = mutual_information_recursion(
+            px_KNST.sum(0), py_KNST.sum(0), boundary, return_grad=True
+        )
 
     def expectation(terms_KNST: Tensor, occupation_NST: Tensor) -> Tensor:
         # An arc that no path takes has occupation 0 and perhaps term -inf: it contributes nothing, not nan.
@@ -106,7 +108,9 @@ def check_boundary(boundary: Tensor | None, N: int, S: int, T: int, device: torc
     if boundary is None:
         return None
     if boundary.shape != (N, 4) or boundary.dtype != torch.int64:
-        raise ValueError(f"boundary must be int64 of shape ({N}, 4), got {boundary.dtype} of shape {tuple(boundary.shape)}")
+        raise ValueError(
+            f"boundary must be int64 of shape ({N}, 4), got {boundary.dtype} of shape {tuple(boundary.shape)}"
+        )
     if boundary.is_cpu and not torch.compiler.is_compiling():
         begin, end = boundary[:, :2], boundary[:, 2:]
         ok = (begin >= 0) & (begin <= end) & (end <= torch.tensor([S, T]))

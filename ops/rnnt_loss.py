@@ -124,7 +124,9 @@ def get_rnnt_logprobs_joint(
     """(px, py) of a joiner's output for every frame and position. See `rnnt_loss` for the arguments."""
     N, T, S1, C = _check_logits(logits, symbols, termination_symbol)
     if S1 != symbols.shape[1] + 1:
-        raise ValueError(f"logits must be (N, T, S + 1, C) with S = {symbols.shape[1]} of symbols, got {tuple(logits.shape)}")
+        raise ValueError(
+            f"logits must be (N, T, S + 1, C) with S = {symbols.shape[1]} of symbols, got {tuple(logits.shape)}"
+        )
     _check_type(rnnt_type)
     symbols_NS1 = F.pad(symbols, (0, 1), value=termination_symbol)
     symbol_NTS, blank_NTS = _symbol_and_blank(
@@ -145,7 +147,9 @@ def get_rnnt_logprobs_pruned(
     """(px, py) of a joiner's output inside the bands `ranges`; -inf outside. See `rnnt_loss_pruned` for the arguments."""
     N, T, R, C = _check_logits(logits, symbols, termination_symbol)
     if ranges.shape != (N, T, R) or ranges.dtype != torch.int64:
-        raise ValueError(f"ranges must be int64 of shape {(N, T, R)}, got {ranges.dtype} of shape {tuple(ranges.shape)}")
+        raise ValueError(
+            f"ranges must be int64 of shape {(N, T, R)}, got {ranges.dtype} of shape {tuple(ranges.shape)}"
+        )
     _check_type(rnnt_type)
     S1 = symbols.shape[1] + 1
     symbols_NS1 = F.pad(symbols, (0, 1), value=termination_symbol)
@@ -335,8 +339,10 @@ def _loss(
         ends_N = torch.full((N,), T, device=px.device) if boundary is None else boundary[:, 3].to(px.device)
         frame_T = torch.arange(px.shape[2], device=px.device)
         px = px + (((ends_N[:, None, None] - 1) / 2 - frame_T) * delay_penalty).to(px.dtype)
-    scores, occupations = mutual_information_recursion(px, py, boundary, return_grad=True) if return_grad else (
-        mutual_information_recursion(px, py, boundary), None
+    scores, occupations = (
+        mutual_information_recursion(px, py, boundary, return_grad=True)
+        if return_grad
+        else (mutual_information_recursion(px, py, boundary), None)
     )
     loss = -scores
     if reduction == "mean":
@@ -373,7 +379,9 @@ def _check_logits(logits: Tensor, symbols: Tensor, termination_symbol: int) -> t
 
 def _check_symbols(symbols: Tensor, termination_symbol: int, N: int, C: int) -> None:
     if symbols.ndim != 2 or symbols.shape[0] != N or symbols.dtype != torch.int64:
-        raise ValueError(f"symbols must be int64 of shape ({N}, S), got {symbols.dtype} of shape {tuple(symbols.shape)}")
+        raise ValueError(
+            f"symbols must be int64 of shape ({N}, S), got {symbols.dtype} of shape {tuple(symbols.shape)}"
+        )
     if not 0 <= termination_symbol < C:
         raise ValueError(f"termination_symbol={termination_symbol}: expected a class in [0, {C})")
     if symbols.is_cpu and symbols.numel() > 0 and not torch.compiler.is_compiling():

@@ -31,7 +31,9 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor | N
     T = py_grad.shape[2]
     smallest = 1 if T1 == T else 2
     if s_range < smallest:
-        raise ValueError(f"s_range must be at least {smallest} for px_grad of shape {tuple(px_grad.shape)}, got {s_range}")
+        raise ValueError(
+            f"s_range must be at least {smallest} for px_grad of shape {tuple(px_grad.shape)}, got {s_range}"
+        )
     boundary = check_boundary(boundary, N, S, T, px_grad.device)
     if boundary is None:
         boundary = torch.tensor([0, 0, S, T], device=px_grad.device).repeat(N, 1)

@@ -17,7 +17,9 @@ def mutual_information(
     N, S, T1 = px.shape
     T = py.shape[2]
     if py.shape[:2] != (N, S + 1) or T1 not in (T, T + 1):
-        raise RuntimeError(f"px must be (N, S, T + 1) or (N, S, T) where py is (N, S + 1, T); got {px.shape}, {py.shape}")
+        raise RuntimeError(
+            f"px must be (N, S, T + 1) or (N, S, T) where py is (N, S + 1, T); got {px.shape}, {py.shape}"
+        )
     scores = px.new_empty(N)
     px_grad = torch.zeros_like(px, memory_format=torch.contiguous_format) if want_grad else px.new_empty(0)
     py_grad = torch.zeros_like(py, memory_format=torch.contiguous_format) if want_grad else py.new_empty(0)

@@ -21,7 +21,9 @@ def additive_log_probs(lm: Tensor, am: Tensor, lm_only_scale: float = 0.0, am_on
 def hat_log_probs(logits: Tensor, blank: int) -> Tensor:
     """(N, T, S + 1, C): blank by a sigmoid, the other symbols by a softmax among themselves."""
     blank_probability = logits[..., blank : blank + 1].sigmoid()
-    others = torch.cat([logits[..., :blank], logits[..., blank + 1 :]], -1).log_softmax(-1) + (1 - blank_probability).log()
+    others = (
+        torch.cat([logits[..., :blank], logits[..., blank + 1 :]], -1).log_softmax(-1) + (1 - blank_probability).log()
+    )
     return torch.cat([others[..., :blank], blank_probability.log(), others[..., blank:]], -1)
 
 

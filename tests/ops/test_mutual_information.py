@@ -15,7 +15,15 @@ import ops
 from ops import build, reference
 
 
-def lattice(N: int, S: int, T: int, modified: bool, seed: int = 0, dtype: torch.dtype = torch.float64, random_bounds: bool = True):
+def lattice(
+    N: int,
+    S: int,
+    T: int,
+    modified: bool,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    random_bounds: bool = True,
+):
     g = torch.Generator().manual_seed(seed)
     px = torch.randn(N, S, T + (not modified), generator=g, dtype=dtype) * 3
     py = torch.randn(N, S + 1, T, generator=g, dtype=dtype) * 3
@@ -98,7 +106,10 @@ def test_batch_equals_one_by_one_and_any_strides() -> None:
     px, py, boundary = lattice(6, 7, 11, False, dtype=torch.float32)
     together = ops.mutual_information_recursion(px, py, boundary, return_grad=True)
     strided = ops.mutual_information_recursion(
-        px.transpose(1, 2).contiguous().transpose(1, 2), py.transpose(0, 2).contiguous().transpose(0, 2), boundary, return_grad=True
+        px.transpose(1, 2).contiguous().transpose(1, 2),
+        py.transpose(0, 2).contiguous().transpose(0, 2),
+        boundary,
+        return_grad=True,
     )
     for n in range(6):
         s0, t0, s1, t1 = boundary[n].tolist()
@@ -153,7 +164,9 @@ def test_half_precision_is_computed_in_float32() -> None:
 
 
 def test_empty_batch() -> None:
-    scores, (px_grad, _) = ops.mutual_information_recursion(torch.empty(0, 2, 5), torch.empty(0, 3, 4), return_grad=True)
+    scores, (px_grad, _) = ops.mutual_information_recursion(
+        torch.empty(0, 2, 5), torch.empty(0, 3, 4), return_grad=True
+    )
     assert scores.shape == (0,) and px_grad.shape == (0, 2, 5)
 
 
@@ -215,7 +228,8 @@ def kernel_on_cpu(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     library = tmp_path_factory.mktemp("kernel") / "kernel.so"
     source = Path(__file__).with_name("cuda_kernel_on_cpu.cpp")
     subprocess.run(
-        [cxx, "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", f"-I{build.CSRC}", str(source), "-o", str(library)], check=True
+        [cxx, "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", f"-I{build.CSRC}", str(source), "-o", str(library)],
+        check=True,
     )
     return ctypes.CDLL(str(library))
 
@@ -226,14 +240,20 @@ def test_cuda_kernel_on_cpu_threads(kernel_on_cpu: ctypes.CDLL, S: int, T: int, 
     """The logic of cuda/mutual_information.cuh without a GPU; 4 threads, so that rows are shared and strided."""
     px, py, boundary = lattice(4, S, T, modified, seed=S)
     px, py = px.transpose(1, 2).contiguous().transpose(1, 2), py.contiguous()
-    scores, px_grad, py_grad = torch.zeros(4, dtype=torch.float64), torch.zeros(px.shape).double(), torch.zeros(py.shape).double()
+    scores, px_grad, py_grad = (
+        torch.zeros(4, dtype=torch.float64),
+        torch.zeros(px.shape).double(),
+        torch.zeros(py.shape).double(),
+    )
 
     def address(x: torch.Tensor) -> ctypes.c_void_p:
         return ctypes.c_void_p(x.data_ptr())
 
     strides = (ctypes.c_int64 * 6)(*px.stride(), *py.stride())
     sizes = (ctypes.c_int64 * 4)(4, S, T, modified)
-    kernel_on_cpu.run(address(px), address(py), strides, address(boundary), sizes, address(scores), address(px_grad), address(py_grad))
+    kernel_on_cpu.run(
+        address(px), address(py), strides, address(boundary), sizes, address(scores), address(px_grad), address(py_grad)
+    )
     expected = reference.mutual_information(px, py, boundary, True)
     torch.testing.assert_close(scores, expected[0])
     torch.testing.assert_close(px_grad, expected[1])
