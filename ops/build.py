@@ -1,12 +1,14 @@
 """Compile the C++/CUDA ops on first use, once per machine and torch, and load them.
 
-`load()` is called by every op. It takes, in this order: the library this process already has; a prebuilt one that came with
-the package (`ops/prebuilt/`); one built earlier in the cache directory (`LATTICA_CACHE`, default ~/.cache/lattica); one it
-compiles now. Without a compiler the plain PyTorch twins in `ops.reference` serve under the same names, with one warning.
+`load()` is called by every op. It takes, in this order: the library this process already has; a prebuilt one that
+came with the package (`ops/prebuilt/`); one built earlier in the cache directory (`LATTICA_CACHE`, default
+~/.cache/lattica); one it compiles now. Without a compiler the plain PyTorch twins in `ops.reference` serve under the
+same names, with one warning.
 
-A cached build is keyed by everything that could change it (sources, flags, torch, compiler, CUDA architectures, CPU), so it
-is never stale, and guarded by a `filelock`, which the system frees when a process dies. torch's own lock file does not: a
-killed build leaves it behind and every later one waits forever. It lies in the build's scratch folder, new each time.
+A cached build is keyed by everything that could change it (sources, flags, torch, compiler, CUDA architectures, CPU),
+so it is never stale, and guarded by a `filelock`, which the system frees when a process dies. torch's own lock file
+does not: a killed build leaves it behind and every later one waits forever. It lies in the build's scratch folder,
+new each time.
 
     python -m ops.build              # compile now
     python -m ops.build --prebuilt   # compile for any CPU of this architecture, into ops/prebuilt/, to be packaged
@@ -407,7 +409,7 @@ def schemas() -> list[str]:
 
 
 def _serve_reference(dispatch_key: str, define: bool) -> None:
-    """Register the twins of ops.reference as the ops' kernels; an op without one raises an error that says what to install."""
+    """Register the twins of ops.reference as the ops' kernels; an op without one raises an error that says so."""
     global _reference_library
     from ops import reference
 

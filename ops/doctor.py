@@ -20,7 +20,7 @@ def report() -> tuple[list[str], list[str]]:
 
     facts.append(f"python    {sys.version.split()[0]}, {sys.executable}")
     facts.append(
-        f"torch     {torch.__version__}, CUDA {torch.version.cuda or 'not built in'}, {torch.get_num_threads()} CPU threads"
+        f"torch     {torch.__version__}, CUDA {torch.version.cuda or 'not built in'}, {torch.get_num_threads()} threads"
     )
     if tuple(int(x) for x in torch.__version__.split("+")[0].split(".")[:2]) < (2, 10):
         faults.append(f"torch {torch.__version__} is too old: the ops need 2.10 or later: pip install -U torch")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -11,6 +11,14 @@ from torch import Tensor
 from ops import build
 
 
+@overload
+def mutual_information_recursion(
+    px: Tensor, py: Tensor, boundary: Tensor | None = None, return_grad: Literal[False] = False
+) -> Tensor: ...
+@overload
+def mutual_information_recursion(
+    px: Tensor, py: Tensor, boundary: Tensor | None = None, *, return_grad: Literal[True]
+) -> tuple[Tensor, tuple[Tensor, Tensor]]: ...
 def mutual_information_recursion(
     px: Tensor, py: Tensor, boundary: Tensor | None = None, return_grad: bool = False
 ) -> Tensor | tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -43,7 +51,8 @@ def mutual_information_recursion(
     Raises ValueError for shapes, dtypes or a boundary that do not fit (values of a boundary on the GPU are not checked,
     to spare a synchronisation: there a bad row gives score nan).
 
-    Source: Kuang et al., "Pruned RNN-T for fast, memory-efficient ASR training", arXiv 2206.13236. k2 has it under this name.
+    Source: Kuang et al., "Pruned RNN-T for fast, memory-efficient ASR training", arXiv 2206.13236; k2 has it under
+    this name.
     """
     check_lattice(px, py)
     boundary = check_boundary(boundary, px.shape[0], px.shape[1], py.shape[2], px.device)

@@ -1,7 +1,7 @@
 """The transducer (RNN-T) losses under k2's names.
 
-All of them bring log-probabilities into the form that `mutual_information_recursion` wants, px (symbols) and py (blanks),
-and negate its score. They differ only in where the log-probabilities come from:
+All of them bring log-probabilities into the form that `mutual_information_recursion` wants, px (symbols) and py
+(blanks), and negate its score. They differ only in where the log-probabilities come from:
 
   simple    am[t] + lm[s], without a joiner; normalised by one matrix product
   smoothed  the same, interpolated with the probabilities of am alone and lm alone
@@ -46,8 +46,8 @@ def get_rnnt_logprobs(
 ) -> LogProbs:
     """(px, py) of the joiner-free transducer, P(c | t, s) = softmax_c(am[t] + lm[s]).
 
-    The normalisers log Σ_c exp(am[t, c] + lm[s, c]) are one product of exp(am) with exp(lm), so nothing of size T × S × C
-    exists. See `rnnt_loss_simple` for the arguments.
+    The normalisers log Σ_c exp(am[t, c] + lm[s, c]) are one product of exp(am) with exp(lm), so nothing of size T × S
+    × C exists. See `rnnt_loss_simple` for the arguments.
 
     Returns:
       px: (N, S, T + 1) if rnnt_type is "regular", with -inf where t >= the utterance's end, else (N, S, T).
@@ -68,15 +68,15 @@ def get_rnnt_logprobs_smoothed(
 ) -> LogProbs:
     """(px, py) = (1 - lm_only_scale - am_only_scale) · joint + lm_only_scale · lm-only + am_only_scale · am-only.
 
-    joint is as in `get_rnnt_logprobs`; lm-only is log-softmax of lm; am-only is log-softmax of am + log u, where the unigram
-    u is the mean of softmax(lm) over ALL rows of the batch, padding too, as in k2: with am_only_scale > 0 an utterance's loss
-    depends, a little, on the batch it is in. See `rnnt_loss_smoothed`.
+    joint is as in `get_rnnt_logprobs`; lm-only is log-softmax of lm; am-only is log-softmax of am + log u, where the
+    unigram u is the mean of softmax(lm) over ALL rows of the batch, padding too, as in k2: with am_only_scale > 0 an
+    utterance's loss depends, a little, on the batch it is in. See `rnnt_loss_smoothed`.
     """
     _check_additive(lm, am, symbols, termination_symbol)
     _check_type(rnnt_type)
     with torch.autocast(am.device.type, enabled=False):
         am_NTC, lm_NSC = _full_precision(am), _full_precision(lm)
-        N, T, C = am_NTC.shape
+        N, T, _ = am_NTC.shape
         S = symbols.shape[1]
         joint_scale = 1.0 - lm_only_scale - am_only_scale
 
@@ -122,8 +122,8 @@ def get_rnnt_logprobs_joint(
     use_hat_loss: bool = False,
 ) -> LogProbs:
     """(px, py) of a joiner's output for every frame and position. See `rnnt_loss` for the arguments."""
-    N, T, S1, C = _check_logits(logits, symbols, termination_symbol)
-    if S1 != symbols.shape[1] + 1:
+    N, T, S1, _ = _check_logits(logits, symbols, termination_symbol)
+    if symbols.shape[1] != S1 - 1:
         raise ValueError(
             f"logits must be (N, T, S + 1, C) with S = {symbols.shape[1]} of symbols, got {tuple(logits.shape)}"
         )
@@ -144,8 +144,8 @@ def get_rnnt_logprobs_pruned(
     rnnt_type: str = "regular",
     use_hat_loss: bool = False,
 ) -> LogProbs:
-    """(px, py) of a joiner's output inside the bands `ranges`; -inf outside. See `rnnt_loss_pruned` for the arguments."""
-    N, T, R, C = _check_logits(logits, symbols, termination_symbol)
+    """(px, py) of a joiner's output inside the bands `ranges`, -inf outside. Arguments as in `rnnt_loss_pruned`."""
+    N, T, R, _ = _check_logits(logits, symbols, termination_symbol)
     if ranges.shape != (N, T, R) or ranges.dtype != torch.int64:
         raise ValueError(
             f"ranges must be int64 of shape {(N, T, R)}, got {ranges.dtype} of shape {tuple(ranges.shape)}"
@@ -194,8 +194,8 @@ def rnnt_loss_simple(
 
     Raises ValueError naming the argument that does not fit.
 
-    Source: Kuang et al., arXiv 2206.13236; rnnt_type and lm_only_scale: Kang et al., arXiv 2211.00484; delay_penalty: Kang
-    et al., arXiv 2210.17049.
+    Source: Kuang et al., arXiv 2206.13236; rnnt_type and lm_only_scale: Kang et al., arXiv 2211.00484; delay_penalty:
+    Kang et al., arXiv 2210.17049.
     """
     px, py = get_rnnt_logprobs(lm, am, symbols, termination_symbol, boundary, rnnt_type)
     return _loss(px, py, boundary, delay_penalty, reduction, return_grad)
@@ -216,8 +216,8 @@ def rnnt_loss_smoothed(
 ) -> Loss:
     """`rnnt_loss_simple` with log-probabilities interpolated with those of lm alone and of am alone.
 
-    (1 - lm_only_scale - am_only_scale) · log P + lm_only_scale · log P_lm + am_only_scale · log P_am keeps lm and am sensible
-    each by itself, which makes for better pruning bounds. The paper uses lm_only_scale = 0.25, am_only_scale = 0.
+    (1 - lm_only_scale - am_only_scale) · log P + lm_only_scale · log P_lm + am_only_scale · log P_am keeps lm and am
+    sensible each by itself, which makes for better pruning bounds. The paper uses lm_only_scale = 0.25, am_only_scale = 0.
     Other arguments, results and errors as in `rnnt_loss_simple`; P_am as in `get_rnnt_logprobs_smoothed`.
     """
     px, py = get_rnnt_logprobs_smoothed(
@@ -313,7 +313,7 @@ def _symbol_and_blank(logits: Tensor, symbols: Tensor, blank: int, use_hat_loss:
 
 
 def _to_lattice(symbol_NTS: Tensor, blank_NTS: Tensor, boundary: Tensor | None, rnnt_type: str) -> LogProbs:
-    """Bring log-probabilities of symbols (N, T, S) and blanks (N, T, S + 1) into the recursion's form for `rnnt_type`."""
+    """Bring log-probabilities of symbols (N, T, S) and blanks (N, T, S + 1) into the form the recursion wants."""
     px_NST, py_NST = symbol_NTS.transpose(1, 2), blank_NTS.transpose(1, 2)
     if rnnt_type == "modified":
         return px_NST, py_NST
@@ -339,11 +339,11 @@ def _loss(
         ends_N = torch.full((N,), T, device=px.device) if boundary is None else boundary[:, 3].to(px.device)
         frame_T = torch.arange(px.shape[2], device=px.device)
         px = px + (((ends_N[:, None, None] - 1) / 2 - frame_T) * delay_penalty).to(px.dtype)
-    scores, occupations = (
-        mutual_information_recursion(px, py, boundary, return_grad=True)
-        if return_grad
-        else (mutual_information_recursion(px, py, boundary), None)
-    )
+    occupations = None
+    if return_grad:
+        scores, occupations = mutual_information_recursion(px, py, boundary, return_grad=True)
+    else:
+        scores = mutual_information_recursion(px, py, boundary)
     loss = -scores
     if reduction == "mean":
         loss = loss.mean()

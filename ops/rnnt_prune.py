@@ -1,4 +1,4 @@
-"""Pruning of the transducer lattice: which few symbol positions to keep at each frame, and the joiner's inputs there."""
+"""Pruning of the transducer lattice: which few symbol positions to keep at each frame, and joiner inputs there."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor | N
     """The s_range neighbouring symbol positions that carry most of the occupation, for each frame.
 
     Args:
-      px_grad: (N, S, T + 1) for rnnt_type "regular", (N, S, T) for the others: occupations of the symbol arcs, as returned
-        by `rnnt_loss_simple` or `rnnt_loss_smoothed` with return_grad=True.
+      px_grad: (N, S, T + 1) for rnnt_type "regular", (N, S, T) for the others: occupations of the symbol arcs, as
+        returned by `rnnt_loss_simple` or `rnnt_loss_smoothed` with return_grad=True.
       py_grad: (N, S + 1, T), occupations of the blank arcs.
       boundary: int64 (N, 4), rows [0, 0, S_n, T_n]; None: all utterances fill the batch.
       s_range: positions to keep; at least 2 for "regular" (a band of one position could never move up), else 1.
 
     Returns:
-      int64 (N, T, R) with R = min(s_range, S + 1), where [n, t] = start, start + 1, …, start + R - 1. Guaranteed: start is 0
-      at t = 0, never decreases, rises by at most R - 1 a frame (1 if px_grad is (N, S, T)), and from frame T_n - 1 on the
-      band holds position S_n, provided that T_n leaves time enough to get there. Not differentiable.
+      int64 (N, T, R) with R = min(s_range, S + 1), where [n, t] = start, start + 1, …, start + R - 1. Guaranteed: start
+      is 0 at t = 0, never decreases, rises by at most R - 1 a frame (1 if px_grad is (N, S, T)), and from frame T_n - 1
+      on the band holds position S_n, provided that T_n leaves time enough to get there. Not differentiable.
 
     Source: Kuang et al., arXiv 2206.13236, section 3.2.
     """
@@ -52,7 +52,8 @@ def do_rnnt_pruning(am: Tensor, lm: Tensor, ranges: Tensor) -> tuple[Tensor, Ten
       ranges: int64 (N, T, R) from `get_rnnt_prune_ranges`.
 
     Returns:
-      am_pruned (N, T, R, C), a view of am expanded over R; lm_pruned (N, T, R, C), lm_pruned[n, t, r] = lm[n, ranges[n, t, r]].
+      am_pruned (N, T, R, C), a view of am expanded over R; lm_pruned (N, T, R, C) with
+      lm_pruned[n, t, r] = lm[n, ranges[n, t, r]].
     """
     if am.ndim != 3 or lm.ndim != 3 or am.shape[0] != lm.shape[0] or am.shape[2] != lm.shape[2]:
         raise ValueError(f"am must be (N, T, C) and lm (N, S + 1, C), got {tuple(am.shape)} and {tuple(lm.shape)}")

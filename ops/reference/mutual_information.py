@@ -1,7 +1,7 @@
 """Forward-backward over the transducer lattice, one utterance and one anti-diagonal at a time.
 
-It keeps both forward scores (paths to a cell) and backward scores (paths from it); the compiled op keeps neither, so the
-two agree only if both are right.
+It keeps both forward scores (paths to a cell) and backward scores (paths from it); the compiled op keeps neither, so
+the two agree only if both are right.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The build that happens on first use, and everything that can go wrong with it.
 
-Builds here compile one small file with an op of its own namespace, so that they take seconds and get in nobody's way; only
-where processes meet or die, processes are started.
+Builds here compile one small file with an op of its own namespace, so that they take seconds and get in nobody's way;
+only where processes meet or die, processes are started.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def test_key_depends_on_all_that_matters(small: Small, monkeypatch: pytest.Monke
 
 
 def test_processes_that_meet_and_a_build_that_is_killed(small: Small, tmp_path: Path) -> None:
-    """The first build is killed at work, which leaves torch's lock file behind; of the next two, one waits for the other."""
+    """The first build is killed at work, which leaves torch's lock file behind; of the next two, one waits."""
     hang = tmp_path / "c++"  # a compiler that waits until it may go on
     hang.write_text(
         f'#!/bin/sh\ncase "$*" in *small.cpp*) i=0; while [ ! -e {tmp_path}/go ] && [ $i -lt 3000 ]; '
@@ -180,9 +180,11 @@ def test_import_compiles_nothing_and_without_a_compiler_the_reference_serves(tmp
         print(ops.build._loaded)
         am = torch.zeros(1, 2, 3, requires_grad=True)
         for _ in range(2):
-            loss, occupations = ops.rnnt_loss_simple(torch.zeros(1, 2, 3), am, torch.tensor([[1]]), 0, return_grad=True)
+            lm, symbols = torch.zeros(1, 2, 3), torch.tensor([[1]])
+            loss, occupations = ops.rnnt_loss_simple(lm, am, symbols, 0, return_grad=True)
         loss.backward()
-        print(round(float((-loss).exp() * 27), 4), ops.get_rnnt_prune_ranges(*occupations, None, 2).shape, am.grad.any())
+        ranges = ops.get_rnnt_prune_ranges(*occupations, None, 2)
+        print(round(float((-loss).exp() * 27), 4), ranges.shape, am.grad.any())
     """
     environment = {**os.environ, "PYTHONPATH": str(build.PACKAGE.parent), "LATTICA_CACHE": str(tmp_path / "cache")}
     environment["CXX"] = "no-such-compiler"
@@ -227,7 +229,7 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.
     monkeypatch.setenv("CXX", "no-such-compiler")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LATTICA_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(SystemExit, match="1|True"):
+    with pytest.raises(SystemExit, match=r"1|True"):
         doctor.main()
     out = capsys.readouterr().out
     assert "WRONG     no C++ compiler: install one: apt-get install g++" in out and "cannot be written" in out

@@ -36,7 +36,7 @@ class Batch:
 
 
 def all_paths_loss(log_probs: torch.Tensor, symbols: list[int], blank: int, kind: str) -> float:
-    """-log of the sum over every alignment, listed by the frames at which symbols are emitted. log_probs: (T, S + 1, C)."""
+    """-log of the sum over all alignments, each given by its symbols' frames. log_probs: (T, S + 1, C)."""
     T, S = log_probs.shape[0], len(symbols)
     choose = combinations_with_replacement if kind == "regular" else combinations
     scores = []
