@@ -92,7 +92,7 @@ def test_everything_bad_is_left_out_counted_and_named(tmp_path: Path, caplog: py
 
 def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
-    with pytest.raises(ValueError, match="no usable utterance.*no audio and no transcripts"):
+    with pytest.raises(ValueError, match=r"no usable utterance.*no audio and no transcripts"):
         read_part(tmp_path / "train", 16000)
     (tmp_path / "train" / "1-1-0000.flac").write_bytes(b"")
     (tmp_path / "train" / "1-1.trans.txt").write_text("1-1-0000 HELLO\n")
@@ -101,16 +101,19 @@ def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
 
 
 def test_unknown_folder_and_part_name_what_is_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere: no such folder"):
         read_corpus(tmp_path / "nowhere", PARTS, 16000)
     write_layout(tmp_path / "LibriSpeech" / "training", speakers=1)
-    with pytest.raises(FileNotFoundError, match="no part train, valid.*found: training"):
+    with pytest.raises(FileNotFoundError, match=r"no part train, valid.*found: training"):
         read_corpus(tmp_path, PARTS, 16000)
 
 
 @pytest.mark.parametrize(
     "name, text, message",
-    [("train.csv", "path,text\n,hello\n", "row 1 names no audio"), ("train.jsonl", "{broken\n", "line 1 is not a JSON")],
+    [
+        ("train.csv", "path,text\n,hello\n", "row 1 names no audio"),
+        ("train.jsonl", "{broken\n", "line 1 is not a JSON"),
+    ],
 )
 def test_broken_tables_name_the_line(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
@@ -137,7 +140,9 @@ def test_other_rates_are_resampled_and_it_is_said(tmp_path: Path, caplog: pytest
 
 def test_normalize_text() -> None:
     assert normalize_text("  \u201eWell-known\u201c  caf\u00e9s, it\u2019s 5\u20ac! ") == "WELL KNOWN CAF\u00c9S IT'S 5"
-    assert normalize_text("\u0928\u092e\u0938\u094d\u0924\u0947") == "\u0928\u092e\u0938\u094d\u0924\u0947"  # vowel signs stay
+    assert (
+        normalize_text("\u0928\u092e\u0938\u094d\u0924\u0947") == "\u0928\u092e\u0938\u094d\u0924\u0947"
+    )  # vowel signs stay
 
 
 def test_a_missing_valid_part_is_cut_off_by_speaker(tmp_path: Path) -> None:

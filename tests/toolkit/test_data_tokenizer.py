@@ -66,7 +66,7 @@ def test_save_and_load(tokenizer: Tokenizer, tmp_path: Path) -> None:
     assert again.kind == tokenizer.kind and again.encode(UNSEEN) == tokenizer.encode(UNSEEN)
     lines = (tmp_path / "tokens.txt").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "<blk> 0" and [line.split()[0] for line in lines] == tokenizer.tokens
-    with pytest.raises(FileNotFoundError, match="run prepare.sh"):
+    with pytest.raises(FileNotFoundError, match=r"run prepare\.sh"):
         Tokenizer.load(tmp_path / "nowhere")
 
 

@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import logging
 import math
 import random
-import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from lhotse import CutSet
 from lhotse.cut import Cut
-from lhotse.dataset import CutMix, DynamicBucketingSampler, SpecAugment
-from lhotse.dataset.sampling.base import TimeConstraint
-from lhotse.dataset.sampling.dynamic import DurationBatcher
+from lhotse.dataset import CutMix, SpecAugment
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -32,16 +29,12 @@ from toolkit.data.batch import Batch
 from toolkit.data.corpora import LeftOut
 from toolkit.data.features import LOG_FLOOR, make_extractor
 from toolkit.data.prepare import part_manifest, training_manifest
+from toolkit.data.sampling import Plan
 from toolkit.data.tokenizer import Tokenizer
+from toolkit.models.subsampling import Subsampling
 
 CACHE_BYTES = 1 << 30  # features of smaller sets stay in memory
 SHORTEST_FRAMES = 7  # what the subsampling turns into one frame
-BATCHES_PER_BUCKET = 3  # at least; a bucket that never fills a batch is no help
-
-
-def subsampled_length(num_frames: int) -> int:
-    """Encoder frames of an utterance of `num_frames`: two convolutions of stride 2 without padding in between."""
-    return ((num_frames - 1) // 2 - 1) // 2
 
 
 def why_unusable(cut: Cut, tokenizer: Tokenizer, config: DataConfig) -> str | None:
@@ -53,7 +46,8 @@ def why_unusable(cut: Cut, tokenizer: Tokenizer, config: DataConfig) -> str | No
         return f"less than data.min_seconds={config.min_seconds:g} of audio"
     if cut.duration > config.max_seconds:
         return f"more than data.max_seconds={config.max_seconds:g} of audio"
-    if subsampled_length(num_frames(cut)) < len(tokenizer.encode(text)):
+    encoder_frames = int(Subsampling.output_lens(torch.tensor(num_frames(cut))))
+    if encoder_frames < len(tokenizer.encode(text)):
         return "fewer encoder frames than tokens"
     return None
 
@@ -166,50 +160,45 @@ def collate(cuts: list[Cut], features: list[Tensor], tokenizer: Tokenizer) -> Ba
     )
 
 
-def without_remainders(batches: Iterable[CutSet], max_duration: float, quadratic: float | None) -> Iterator[CutSet]:
-    """`batches` with those that are less than half full gathered into full ones at the end.
+@dataclass(frozen=True)
+class TrainingSet:
+    """What checking leaves of the training manifest: the cuts, how many, seconds of audio, and what was left out."""
 
-    Each bucket of the sampler ends with such a remainder; a step on two utterances teaches as little as it weighs much.
-    """
-    constraint = TimeConstraint(max_duration=max_duration, quadratic_duration=quadratic)
-    remainders: list[Cut] = []
-    for cuts in batches:
-        filled = constraint.copy()
-        for cut in cuts:
-            filled.add(cut)
-        if filled.current < 0.5 * max_duration:
-            remainders += cuts
-        else:
-            yield cuts
-    remainders.sort(key=lambda cut: cut.duration)
-    yield from DurationBatcher(remainders, constraint=constraint)
+    cuts: CutSet
+    count: int
+    seconds: float
+    left_out: dict[str, int]
 
-
-def of_rank(batches: Iterator[CutSet], rank: int, world_size: int) -> Iterator[CutSet]:
-    """Every `world_size`-th batch, equally many for every rank: the utterances of a last round with fewer batches than
-    ranks are spread over the ranks, and repeated only if they are fewer than the ranks."""
-    while batches_of_round := list(itertools.islice(batches, world_size)):
-        if len(batches_of_round) < world_size:
-            cuts = [cut for batch in batches_of_round for cut in batch]
-            cuts = list(itertools.islice(itertools.cycle(cuts), max(len(cuts), world_size)))
-            batches_of_round = [CutSet.from_cuts(cuts[r::world_size]) for r in range(world_size)]
-        yield batches_of_round[rank]
-
-
-class Plan:
-    """A sampler of (k, cuts) from batch `skip` on; what is skipped costs only the reading of manifests."""
-
-    def __init__(self, make: Callable[[], Iterator[CutSet]], skip: int) -> None:
-        self.make, self.skip = make, skip
-
-    def __iter__(self) -> Iterator[tuple[int, CutSet]]:
-        return itertools.islice(enumerate(self.make()), self.skip, None)
+    @classmethod
+    def read(cls, config: Config, tokenizer: Tokenizer) -> TrainingSet:
+        manifest = training_manifest(config)
+        left_out = LeftOut()
+        unusable: set[str] = set()
+        count, seconds, unspellable = 0, 0.0, 0
+        for cut in _read(manifest):
+            reason = why_unusable(cut, tokenizer, config.data)
+            if reason is not None:
+                unusable.add(cut.id)
+                left_out.add(reason, cut.id)
+                continue
+            unspellable += tokenizer.unk_id in tokenizer.encode(cut.supervisions[0].text)
+            count += 1
+            seconds += cut.duration
+        left_out.report("training set")
+        if unspellable:
+            logging.warning("training set: %d utterances have characters that the tokens cannot spell", unspellable)
+        if count == 0:
+            raise ValueError(f"{manifest}: no utterance to train on ({left_out.counts() or 'it is empty'})")
+        logging.info("training set: %d utterances, %.2f h an epoch", count, seconds / 3600)
+        cuts = _read(manifest)
+        if unusable:
+            cuts = cuts.filter(functools.partial(_is_usable, unusable))
+        return cls(cuts.to_eager() if is_small(seconds, config) else cuts, count, seconds, left_out.counts())
 
 
 class DataModule:
-    """The data of a run: `train_batches(epoch)`, `valid_batches()`, `test_batches(part)`.
+    """The data of a run: `train_batches(epoch)`, `valid_batches()`, `test_batches(part)`, read when first asked for.
 
-    `train_seconds_per_epoch` is the audio of one epoch over all ranks, after what cannot be trained on is left out.
     Raises FileNotFoundError when prepare.sh has not made what the config asks for.
     """
 
@@ -219,58 +208,36 @@ class DataModule:
         self.test_parts = list(config.corpus.test)
         self._caches: dict[Path, dict[tuple[str, str], np.ndarray]] = {}
         self._valid: dict[str, CutSet] = {}
-        manifest = training_manifest(config)
-        self._unusable: set[str] = set()
-        self._num_train = 0
-        self.train_seconds_per_epoch = 0.0
-        left_out, unknown = LeftOut(), 0
-        for cut in _read(manifest):
-            reason = why_unusable(cut, tokenizer, config.data)
-            if reason is not None:
-                self._unusable.add(cut.id)
-                left_out.add(reason, cut.id)
-                continue
-            unknown += tokenizer.unk_id in tokenizer.encode(cut.supervisions[0].text)
-            self._num_train += 1
-            self.train_seconds_per_epoch += cut.duration
-        left_out.report("training set")
-        if unknown:
-            logging.warning("training set: %d utterances have characters that the tokens cannot spell", unknown)
-        if not self._num_train:
-            raise ValueError(f"{manifest}: no utterance to train on ({left_out.counts() or 'it is empty'})")
-        self.left_out = left_out.counts()
-        # A small set is kept in memory, and so are its features; a large one is read anew each epoch.
-        frame_bytes = 4 * config.features.num_mel_bins
-        self._small = 100 * self.train_seconds_per_epoch * frame_bytes <= CACHE_BYTES
-        train = _read(manifest)
-        if self._unusable:
-            train = train.filter(lambda cut: cut.id not in self._unusable)
-        self._train = train.to_eager() if self._small else train
-        self._noise = self._read_noise()
-        logging.info(
-            "training set: %d utterances, %.2f h an epoch", self._num_train, self.train_seconds_per_epoch / 3600
-        )
+
+    @functools.cached_property
+    def training_set(self) -> TrainingSet:
+        return TrainingSet.read(self.config, self.tokenizer)
+
+    @property
+    def train_seconds_per_epoch(self) -> float:
+        """Audio in one epoch over all ranks, after what cannot be trained on is left out."""
+        return self.training_set.seconds
 
     # --------------------------------------------------------------------------------------------------------- batches
 
     def train_batches(self, epoch: int, skip: int = 0, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-        """The batches of `epoch` for `rank`, from number `skip` on.
-
-        The ranks' batches are disjoint and equally many (see `of_rank`).
-        """
-        batches = Batches(self.config, self.tokenizer, (self.config.seed, epoch, rank), self._noise, augment=True)
+        """The batches of `epoch` for `rank`, from number `skip` on; disjoint and equally many for all ranks."""
         data = self.config.data
-        make = functools.partial(
-            self._plan,
-            self._train,
-            self.train_seconds_per_epoch,
-            data.max_duration,
-            data.shuffle,
-            epoch,
-            rank,
-            world_size,
+        plan = Plan(
+            cuts=self.training_set.cuts,
+            seconds=self.training_set.seconds,
+            max_duration=data.max_duration,
+            quadratic_duration=data.quadratic_duration,
+            num_buckets=data.num_buckets,
+            shuffle=data.shuffle,
+            seed=self.config.seed,
+            epoch=epoch,
+            skip=skip,
+            rank=rank,
+            world_size=world_size,
         )
-        yield from self._load(batches, Plan(make, skip), training_manifest(self.config))
+        batches = Batches(self.config, self.tokenizer, (self.config.seed, epoch, rank), self._noise(), augment=True)
+        return self._load(batches, plan, training_manifest(self.config))
 
     def valid_batches(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         """The validation parts, unaugmented and always in the same order, without what the loss is not defined for."""
@@ -292,62 +259,45 @@ class DataModule:
         if part not in self.test_parts:
             raise ValueError(f"part={part!r}: expected one of corpus.test, {', '.join(self.test_parts)}")
         cuts = _read(part_manifest(self.config, part)).to_eager()
-        yield from self._plain(cuts, part, self.config.decoding.max_duration, rank, world_size)
+        return self._plain(cuts, part, self.config.decoding.max_duration, rank, world_size)
 
     # ------------------------------------------------------------------------------------------------------- machinery
 
     def _plain(self, cuts: CutSet, part: str, max_duration: float, rank: int, world_size: int) -> Iterator[Batch]:
-        if len(cuts) == 0:
-            return
-        batches = Batches(self.config, self.tokenizer, (self.config.seed,), None, augment=False)
         seconds = math.fsum(c.duration for c in cuts)
-        make = functools.partial(self._plan, cuts, seconds, max_duration, False, 0, rank, world_size)
-        yield from self._load(batches, Plan(make, 0), part_manifest(self.config, part))
-
-    def _plan(
-        self, cuts: CutSet, seconds: float, max_duration: float, shuffle: bool, epoch: int, rank: int, world_size: int
-    ) -> Iterator[CutSet]:
-        """The cuts of each batch of `epoch` for `rank`."""
-        data = self.config.data
-        quadratic = data.quadratic_duration or None
-        num_buckets = min(data.num_buckets, int(seconds / (BATCHES_PER_BUCKET * max_duration)))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # lhotse would rather have lazy manifests and larger buffers
-            sampler = DynamicBucketingSampler(
-                cuts,
-                max_duration=max_duration,
-                quadratic_duration=quadratic,
-                num_buckets=num_buckets,
-                duration_bins=None if num_buckets > 1 else [1e6],  # one bucket, and an empty one that lhotse wants
-                shuffle=shuffle,
-                world_size=1,  # the ranks are of_rank's matter, after the remainders are gathered
-                rank=0,
-                seed=self.config.seed,
-            )
-        sampler.set_epoch(epoch)
-        yield from of_rank(without_remainders(sampler, max_duration, quadratic), rank, world_size)
+        quadratic = self.config.data.quadratic_duration
+        plan = Plan(
+            cuts, seconds, max_duration, quadratic, self.config.data.num_buckets, rank=rank, world_size=world_size
+        )
+        batches = Batches(self.config, self.tokenizer, (self.config.seed,), None, augment=False)
+        return self._load(batches, plan, part_manifest(self.config, part))
 
     def _load(self, batches: Batches, plan: Plan, manifest: Path) -> Iterator[Batch]:
         workers = self.config.data.num_workers
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if workers == 0:
-                if self._small:
-                    batches.cache = self._caches.setdefault(manifest, {})
-                yield from map(batches.__getitem__, plan)
-            else:
-                yield from DataLoader(
-                    batches, batch_size=None, sampler=plan, num_workers=workers, worker_init_fn=_start_worker
-                )
+        if workers == 0:
+            if is_small(plan.seconds, self.config):
+                batches.cache = self._caches.setdefault(manifest, {})
+            return map(batches.__getitem__, plan)
+        return iter(
+            DataLoader(batches, batch_size=None, sampler=plan, num_workers=workers, worker_init_fn=_start_worker)
+        )
 
-    def _read_noise(self) -> CutSet | None:
+    def _noise(self) -> CutSet | None:
         if self.config.data.noise.dir is None:
             return None
         noise = _read(self.config.data_dir / "noise" / "noise.jsonl").to_eager()
-        has_features = next(iter(_read(training_manifest(self.config)))).has_features
-        if next(iter(noise)).has_features != has_features:
+        if noise[0].has_features != next(iter(self.training_set.cuts)).has_features:
             raise ValueError("noise and features were made with different features.on_the_fly: run prepare.sh again")
         return noise
+
+
+def is_small(seconds: float, config: Config) -> bool:
+    """Whether the features of so much audio may stay in memory."""
+    return 100 * seconds * config.features.num_mel_bins * 4 <= CACHE_BYTES
+
+
+def _is_usable(unusable: set[str], cut: Cut) -> bool:
+    return cut.id not in unusable
 
 
 def _start_worker(worker: int) -> None:

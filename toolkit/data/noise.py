@@ -1,4 +1,8 @@
-"""Noise for mixing into training audio: any folder of recordings (MUSAN, one's own) as lhotse cuts of some seconds."""
+"""Noise for mixing into training audio: any folder of recordings (MUSAN, one's own) as lhotse cuts of some seconds.
+
+When they are mixed, lhotse applies data.noise.snr_db to each piece of noise on its own: an utterance longer than a
+piece gets several, and is that much noisier.
+"""
 
 from __future__ import annotations
 
