@@ -5,6 +5,7 @@ Run as a program it trains with them in a process of its own, for tests that kil
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -22,34 +23,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import toolkit.optim
-from toolkit.config import AdamWConfig, Config, CorpusConfig, LossConfig, Schedule, TrainerConfig
+from toolkit.config import (
+    AdamWConfig,
+    Config,
+    CorpusConfig,
+    DecoderConfig,
+    EncoderConfig,
+    FeatureConfig,
+    LossConfig,
+    ModelConfig,
+    ScaledAdamConfig,
+    Schedule,
+    TrainerConfig,
+)
 from toolkit.data.batch import Batch
 from toolkit.train import validation
+from toolkit.train.checkpoint import build_model
 from toolkit.train.distributed import World, world
 from toolkit.train.loop import Trainer
 from toolkit.train.state import TrainState
-
-if not hasattr(toolkit.optim, "build_optimizer"):  # until it has landed
-
-    class _Scheduler:
-        def __init__(self, optimizer: Any, lr: float) -> None:
-            self.optimizer, self.lr = optimizer, lr
-
-        def set_progress(self, progress: float) -> None:
-            self.optimizer.param_groups[0]["lr"] = self.lr * (1 - 0.9 * progress)
-
-        def state_dict(self) -> dict:
-            return {}
-
-        def load_state_dict(self, state: dict) -> None:
-            pass
-
-    def build_optimizer(model: nn.Module, config: Any) -> tuple:
-        optimizer = torch.optim.AdamW(model.parameters(), config.lr)
-        return optimizer, _Scheduler(optimizer, config.lr)
-
-    toolkit.optim.build_optimizer = build_optimizer
 
 WORDS = ["<blk>", "<unk>", "one", "two", "three", "four", "five"]
 
@@ -171,6 +163,27 @@ def fake_config(exp_root: Path, optim: Any = None, **trainer: Any) -> Config:
     )
 
 
+def tiny_config(exp_root: Path, optim: Any = None, dropout: float = 0.1, **trainer: Any) -> Config:
+    """A real transducer with CTC head, of 40,000 parameters, for the fake data."""
+    base = fake_config(exp_root, optim or ScaledAdamConfig(), **trainer)
+    encoder = EncoderConfig(
+        num_layers=2,
+        dim=32,
+        num_heads=2,
+        feedforward_dim=64,
+        conv_kernel=7,
+        subsampling_channels=[4, 8, 16],
+        dropout=dropout,
+        layer_dropout=dropout,
+    )
+    return dataclasses.replace(
+        base,
+        features=FeatureConfig(num_mel_bins=16),
+        model=ModelConfig(encoder=encoder, decoder=DecoderConfig(dim=32), joiner_dim=32, ctc_head=True),
+        loss=LossConfig(prune_range=3, ctc=Schedule(initial=0.5, final=0.5)),
+    )
+
+
 def losses(exp_dir: Path, tag: str = "train/loss_ctc") -> dict[int, float]:
     """{step: loss} of metrics.jsonl; of a step that was repeated the last."""
     lines = [json.loads(line) for line in (exp_dir / "metrics.jsonl").read_text().splitlines()]
@@ -187,9 +200,11 @@ def train(processes: World, **arguments: Any) -> TrainState:
         take("kill_at", None),
         take("pause_at", None),
     )
-    config = fake_config(take("exp_root"), **arguments)
+    real, exp_root = take("real", False), Path(take("exp_root"))
+    config = tiny_config(exp_root, dropout=dropout, **arguments) if real else fake_config(exp_root, **arguments)
     torch.manual_seed(config.seed)
-    trainer = Trainer(config, FakeModel(dropout=dropout), WordTokenizer(), data, processes)
+    model = build_model(config, WordTokenizer()) if real else FakeModel(dropout=dropout)
+    trainer = Trainer(config, model, WordTokenizer(), data, processes)
     step = trainer.train_step
 
     def disturbed_step(group: list[Batch]) -> bool:
@@ -201,7 +216,7 @@ def train(processes: World, **arguments: Any) -> TrainState:
         return step(group)
 
     trainer.train_step = disturbed_step  # type: ignore[method-assign]
-    with mock.patch.object(validation, "count_errors", count_errors):
+    with contextlib.nullcontext() if real else mock.patch.object(validation, "count_errors", count_errors):
         return trainer.run()
 
 

@@ -21,6 +21,7 @@ PLAIN = {
     "even": {"num_epochs": 2},
     "unequal": {"num_epochs": 1, "utterances": 21},
     "empty": {"num_epochs": 1, "utterances": 17, "accumulate": 2},
+    "real": {"num_epochs": 1, "real": True},
 }
 INTERRUPTED = {"num_epochs": 2, "batch_size": 4, "dropout": 0.1}
 

@@ -66,6 +66,26 @@ def test_killed_run_goes_on_exactly(undisturbed, tmp_path, kill_at):
     assert ours["best"] == theirs["best"]
 
 
+def test_real_model_goes_on_exactly(tmp_path):
+    """Conformer with layer dropout, native losses, ScaledAdam: none of them may remember more than the checkpoint."""
+    common = {"num_epochs": 2, "real": True}
+    train(tmp_path / "output", exp_root=str(tmp_path / "whole"), **common)
+    train(tmp_path / "output", exp_root=str(tmp_path / "part"), kill_at=8, save_every_steps=4, **common)
+    train(tmp_path / "output", exp_root=str(tmp_path / "part"), **common)
+    for tag in (
+        "train/loss_simple",
+        "train/loss_pruned",
+        "train/loss_ctc",
+        "train/grad_norm",
+        "valid/loss",
+        "valid/wer",
+    ):
+        assert losses(tmp_path / "part" / "fake", tag) == losses(tmp_path / "whole" / "fake", tag)
+    ours, theirs = last_state(tmp_path / "part" / "fake"), last_state(tmp_path / "whole" / "fake")
+    for part in ("model", "average", "optimizer"):
+        torch.testing.assert_close(ours[part], theirs[part], rtol=0, atol=0)
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(undisturbed, tmp_path):
     arguments = {"exp_root": str(tmp_path), "num_epochs": 3}
     process = start(tmp_path / "output", **arguments, slow=0.2)

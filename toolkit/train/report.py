@@ -45,7 +45,7 @@ class Reporter:
             "perf/data_wait": watch.waited / watch.elapsed,
             **memory_figures(self.world.device),
         }
-        share_done = progress - self.progress_at_start
+        share_done = max(progress - self.progress_at_start, 1e-9)
         parts = [
             f"epoch {min(state.epoch + 1, self.trainer.num_epochs)}/{self.trainer.num_epochs}, step {state.step} "
             f"({100 * progress:.1f} %): {_listed(losses)} per frame",

@@ -12,6 +12,7 @@ from torch import nn
 from toolkit.config import TrainerConfig
 from toolkit.train.averaging import RunningAverage
 
+SETTINGS = ("betas", "clipping_scale", "weight_decay")  # of optimizers: the config's, which may change on resuming
 NUMBERS = ("epoch", "batch", "step", "epoch_seconds", "seconds", "bad_steps", "processes", "best", "pending")
 
 
@@ -68,7 +69,11 @@ class TrainState:
         return {"model": self.model.state_dict(), "average": average} | {name: getattr(self, name) for name in NUMBERS}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        groups = self.optimizer.param_groups
+        settings = [{key: group[key] for key in SETTINGS if key in group} for group in groups]
         for name in ("model", "average", "optimizer", "scheduler"):
             getattr(self, name).load_state_dict(state[name])
+        for group, setting in zip(self.optimizer.param_groups, settings):
+            group |= setting
         for name in NUMBERS:
             setattr(self, name, state[name])
