@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import json
 import math
 import random
 import sys
@@ -165,8 +167,11 @@ class FakeModel(FakeTransducer):
 
 
 class FakeTokenizer:
+    tokens = ("<blk>", "\u2581a", "\u2581b", "\u2581c")
+    unk_id = -1
+
     def decode(self, ids: list[int]) -> str:
-        return " ".join("_abc"[i] for i in ids)
+        return " ".join(self.tokens[i][1:] for i in ids)
 
 
 def fake_batch(ids: list[str], texts: list[str], frames: list[int], seed: int) -> Batch:
@@ -235,6 +240,10 @@ def test_decode_writes_all_files_and_the_table(run: Config, capsys: pytest.Captu
     assert [line.split(":")[0] for line in lines] == ["u1", "u1", "u2", "u2", "u3", "u3"]
     assert lines[4:] == ["u3:\tref=[]", "u3:\thyp=[]"]  # no encoder frame, nothing recognized
     assert lines[2] == "u2:\tref=['a', 'b', 'c']"
+    timed = [json.loads(line) for line in (folder / "timestamps-test-greedy_search.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in timed] == ["u1", "u2", "u3"]
+    assert [word["text"] for word in timed[0]["words"]] == ast.literal_eval(lines[1].split("=")[1])
+    assert all(0 <= word["start"] < word["end"] <= 0.2 and 0 < word["confidence"] <= 1 for word in timed[0]["words"])
     table = (folder / "wer.md").read_text()
     assert markdown_table(rows) in table
     assert markdown_table(rows) in capsys.readouterr().out

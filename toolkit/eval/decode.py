@@ -21,7 +21,7 @@ from toolkit.config import Config, DecodingConfig
 from toolkit.data.batch import Batch
 from toolkit.eval.reports import ResultRow, markdown_table, write_reports, write_text
 from toolkit.eval.wer import Utterance, word_errors
-from toolkit.search import SEARCHES, check_methods
+from toolkit.search import SEARCHES, Word, check_methods, to_words
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +31,10 @@ LOG_SECONDS = 10.0  # between two lines of progress
 def decode(config: Config) -> list[ResultRow]:
     """Decode every part of config.corpus.test by every method of config.decoding.methods.
 
-    Writes recogs-, errs- and wer-summary- files and wer.md into `output_dir(config)`, prints the table, returns its
-    rows. Raises ValueError on an unknown method, a method that the model has no head for, or features of another kind
-    than the model was trained on, before anything is decoded; FileNotFoundError if there is no such checkpoint.
+    Writes recogs-, errs-, wer-summary- and timestamps- files and wer.md into `output_dir(config)`, prints the table,
+    returns its rows. Before anything is decoded it raises ValueError on an unknown method, a method that the model has
+    no head for, or features of another kind than the model was trained on; FileNotFoundError if there is no such
+    checkpoint or a part has not been prepared.
     """
     from toolkit.data.datamodule import DataModule
     from toolkit.train.checkpoint import load_model
@@ -112,6 +113,7 @@ class _Totals:
     """What is gathered over the batches of a part."""
 
     utterances: dict[str, list[Utterance]] = field(default_factory=lambda: defaultdict(list))
+    words: dict[str, dict[str, list[Word]]] = field(default_factory=lambda: defaultdict(dict))
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     audio_seconds: float = 0.0
 
@@ -146,7 +148,7 @@ def decode_part(
             totals.seconds["encoder"],
             totals.seconds[method],
         )
-        write_reports(folder, row, utterances)
+        write_reports(folder, row, utterances, totals.words[method])
         log.info("%s, %s: WER %s %% of %d words", part, row.settings, row.errors, row.errors.words)
         rows.append(row)
     return rows
@@ -161,10 +163,10 @@ def decode_batch(model: Any, tokenizer: Any, batch: Batch, d: DecodingConfig, to
     for method in dict.fromkeys(d.methods):
         with clock(method):
             results = SEARCHES[method](model, encoder_out_NTD.float(), lens_N, d)
-        totals.utterances[method] += [
-            Utterance(id, text.split(), tokenizer.decode(result.best.tokens).split())
-            for id, text, result in zip(batch.ids, batch.texts, results)
-        ]
+        for id, text, result in zip(batch.ids, batch.texts, results):
+            hyp = tokenizer.decode(result.best.tokens).split()
+            totals.utterances[method].append(Utterance(id, text.split(), hyp))
+            totals.words[method][id] = to_words(result.best, tokenizer, model.subsampling_factor)
 
 
 def _clock(device: torch.device, seconds: dict[str, float]) -> Callable[[str], Any]:

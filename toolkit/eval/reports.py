@@ -1,4 +1,4 @@
-"""What decoding leaves on disk: icefall's `recogs-`, `errs-` and `wer-summary-` files, and one table over everything.
+"""What decoding leaves on disk: icefall's `recogs-`, `errs-` and `wer-summary-` files, word times, one table over all.
 
 Written so that scripts made for icefall's files read these; every file appears whole or not at all.
 """
@@ -6,13 +6,15 @@ Written so that scripts made for icefall's files read these; every file appears 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from toolkit.eval.wer import GAP, Utterance, WordErrors, align
+from toolkit.search.words import Word
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,27 @@ def write_text(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def write_reports(folder: Path, row: ResultRow, utterances: Sequence[Utterance]) -> None:
-    """The three icefall files of one method on one test set."""
+def write_reports(
+    folder: Path, row: ResultRow, utterances: Sequence[Utterance], words: Mapping[str, Sequence[Word]]
+) -> None:
+    """The three icefall files of one method on one test set, and its word times (`words`, by utterance)."""
     suffix = f"{row.test_set}-{row.method}.txt"
     ordered = sorted(utterances, key=lambda u: u.id)
     write_text(folder / f"recogs-{suffix}", recogs(ordered))
     write_text(folder / f"errs-{suffix}", errs(ordered, row.errors))
     write_text(folder / f"wer-summary-{suffix}", wer_summary([row]))
+    write_text(folder / f"timestamps-{row.test_set}-{row.method}.jsonl", timestamps(words))
 
 
 def recogs(utterances: Iterable[Utterance]) -> str:
     """Two lines an utterance: `id:\\tref=['A', 'B']` and `id:\\thyp=['A']`."""
     return "".join(f"{u.id}:\tref={u.ref}\n{u.id}:\thyp={u.hyp}\n" for u in utterances)
+
+
+def timestamps(words: Mapping[str, Sequence[Word]]) -> str:
+    """A line of JSON an utterance: its id and its words, each with start and end in seconds and confidence."""
+    lines = ({"id": id, "words": [asdict(word) for word in words[id]]} for id in sorted(words))
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def wer_summary(rows: Sequence[ResultRow]) -> str:

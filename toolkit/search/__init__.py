@@ -20,15 +20,18 @@ from toolkit.config import DecodingConfig
 from toolkit.search.beam import modified_beam_search
 from toolkit.search.greedy import ctc_greedy_search, greedy_search
 from toolkit.search.result import Hypothesis, SearchResult
+from toolkit.search.words import Word, to_words
 
 __all__ = [
     "SEARCHES",
     "Hypothesis",
     "SearchResult",
+    "Word",
     "check_methods",
     "ctc_greedy_search",
     "greedy_search",
     "modified_beam_search",
+    "to_words",
 ]
 
 Search = Callable[[Any, Tensor, Tensor, DecodingConfig], list[SearchResult]]
@@ -54,6 +57,6 @@ def check_methods(methods: list[str], has_ctc: bool, has_transducer: bool = True
             )
         if method not in CTC_SEARCHES and not has_transducer:
             raise ValueError(
-                f"decoding.methods: {method!r} needs a transducer; this model was trained by CTC alone (loss.pruned), for "
-                f"which there is {', '.join(sorted(CTC_SEARCHES))}"
+                f"decoding.methods: {method!r} needs a transducer; this model was trained by CTC alone (loss.pruned): "
+                f"take {', '.join(sorted(CTC_SEARCHES))}"
             )
