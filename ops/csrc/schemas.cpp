@@ -9,4 +9,12 @@ STABLE_TORCH_LIBRARY(lattica, m) {
 
   // The bands of symbol positions that the pruned loss keeps: see ops/rnnt_prune.py.
   m.def("rnnt_prune_ranges(Tensor px_grad, Tensor py_grad, Tensor boundary, int s_range) -> Tensor");
+
+  // Depthwise convolution over time, channels last: see ops/depthwise_conv1d.py.
+  m.def("depthwise_conv1d(Tensor x, Tensor weight, Tensor bias) -> Tensor");
+  m.def("depthwise_conv1d_backward(Tensor grad, Tensor x, Tensor weight) -> "
+        "(Tensor x_grad, Tensor weight_grad, Tensor bias_grad)");
+
+  // x · sigmoid(x - 1) with dropout, and its derivative: see ops/double_swish.py.
+  m.def("double_swish(Tensor x, Tensor? bytes, int drop) -> (Tensor y, Tensor derivative)");
 }

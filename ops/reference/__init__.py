@@ -3,7 +3,9 @@
 Each has the name and the arguments of the op's schema in csrc/schemas.cpp.
 """
 
+from ops.reference.depthwise_conv1d import depthwise_conv1d, depthwise_conv1d_backward
+from ops.reference.double_swish import double_swish
 from ops.reference.mutual_information import mutual_information
 from ops.reference.rnnt_prune import rnnt_prune_ranges
 
-__all__ = ["mutual_information", "rnnt_prune_ranges"]
+__all__ = ["depthwise_conv1d", "depthwise_conv1d_backward", "double_swish", "mutual_information", "rnnt_prune_ranges"]

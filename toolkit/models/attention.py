@@ -1,81 +1,61 @@
-"""Multi-head self-attention that knows how far two frames are apart (Transformer-XL, Dai et al. 2019, arXiv 1901.02860).
+"""Multi-head self-attention that knows how far two frames are apart (after Transformer-XL, Dai et al., arXiv 1901.02860).
 
-Shapes: N utterances, T frames, D model dimension, H heads, K dimension of a head, R = 2T - 1 relative positions.
+Shapes: N utterances, T frames, D model dimension, H heads, K dimension of a head, P dimension of positions, W = P / 2
+angular frequencies.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toolkit.models.linear import scaled_linear
 
-
-def relative_positions(num_frames: int, dim: int, device: torch.device) -> Tensor:
-    """Sinusoids (2T - 1, D) for the distances -(T - 1) … T - 1 of a key from its query, in this order."""
-    distance_R1 = torch.arange(1 - num_frames, num_frames, device=device, dtype=torch.float32)[:, None]
-    rate_K = torch.exp(torch.arange(0, dim, 2, device=device, dtype=torch.float32) * (-math.log(10000.0) / dim))
-    angle_RK = distance_R1 * rate_K
-    return torch.stack([angle_RK.sin(), angle_RK.cos()], dim=2).flatten(1)[:, :dim]
+POSITION_DIM = 48
+FASTEST, SLOWEST = math.pi / 2, math.pi / 2000  # radians a frame: wavelengths of 4 frames and of 4000 (160 s)
 
 
-class _RelativeShift(torch.autograd.Function):
-    """(B, T, 2T - 1) by distance → (B, T, T) by key: row i begins at distance -i, i.e. one column earlier than row i - 1.
-
-    In memory each row of the result begins 2T - 2 elements after the one before, so it is a view of other strides and
-    nothing is copied. Written as a function for the sake of its backward pass, which torch's general one makes slow.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x_BTR: Tensor) -> Tensor:
-        B, T, R = x_BTR.shape
-        ctx.shape = x_BTR.shape
-        return x_BTR.contiguous().as_strided((B, T, T), (T * R, R - 1, 1), T - 1)
-
-    @staticmethod
-    def backward(ctx: Any, grad_BTT: Tensor) -> Tensor:  # type: ignore[override]
-        B, T, R = ctx.shape
-        grad_BTR = grad_BTT.new_zeros(B, T, R)
-        grad_BTR.as_strided((B, T, T), (T * R, R - 1, 1), T - 1).copy_(grad_BTT)
-        return grad_BTR
+def position_angles(num_frames: int, device: torch.device) -> Tensor:
+    """(T, W) angles t · w of each frame for geometrically spaced frequencies w."""
+    rate_W = torch.logspace(math.log10(FASTEST), math.log10(SLOWEST), POSITION_DIM // 2, device=device)
+    return torch.arange(num_frames, device=device)[:, None] * rate_W
 
 
 class RelativeAttention(nn.Module):
-    """score(i, j) = ((q_i + u) · k_j + (q_i + v) · p_{j-i}) / sqrt(K): content, and distance seen from the query.
+    """score(i, j) = q_i · k_j / sqrt(K) + r_i · p_{j-i} / sqrt(W), p_d the sinusoids of the distance d.
 
-    u and v are learnt per head: what to look for whatever the query says. The position products are the same for all
-    utterances but for the query, so they are one large matrix product per head, over the queries of the whole batch.
+    q and r are both learnt linear maps of the query's frame: what it looks for, and where, relative to itself. Their
+    biases are Transformer-XL's u and v.
+
+    Transformer-XL makes all 2T - 1 vectors p_d, multiplies each query with each, and shifts row i by i. Here a theorem saves
+    all that: cos w(j - i) and sin w(j - i) are what rotating a pair of numbers by the angle -wi makes of cos wj and sin wj,
+    and to rotate the key's sinusoids back is to rotate r_i forward. So with r_i rotated by its own position, (q_i, r_i) and
+    (k_j, sinusoids of j) are the query and the key of ordinary attention: one matrix product, and any fused
+    attention kernel will do.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.in_proj = scaled_linear(dim, 3 * dim)
-        self.pos_proj = scaled_linear(dim, dim, bias=False)
+        self.in_proj = scaled_linear(dim, 3 * dim + num_heads * POSITION_DIM)
         self.out_proj = scaled_linear(dim, dim, scale=0.25)
-        self.content_bias_HK = nn.Parameter(torch.empty(num_heads, dim // num_heads).uniform_(-0.1, 0.1))
-        self.position_bias_HK = nn.Parameter(torch.empty(num_heads, dim // num_heads).uniform_(-0.1, 0.1))
 
-    def forward(self, x_NTD: Tensor, positions_RD: Tensor, padding_NT: Tensor) -> Tensor:
+    def forward(self, x_NTD: Tensor, angles_TW: Tensor, padding_NT: Tensor) -> Tensor:
         """padding_NT is True on frames behind the end: nobody looks at those. Their own output means nothing."""
         N, T, D = x_NTD.shape
-        H, K = self.num_heads, D // self.num_heads
-        q_HNTK, k_HNTK, v_HNTK = self.in_proj(x_NTD).view(N, T, 3, H, K).permute(2, 3, 0, 1, 4)
-        p_HRK = self.pos_proj(positions_RD).view(-1, H, K).transpose(0, 1).to(q_HNTK.dtype)
-        q_HNTK = q_HNTK * K**-0.5
-        u_H11K = (self.content_bias_HK * K**-0.5)[:, None, None].to(q_HNTK.dtype)
-        v_H11K = (self.position_bias_HK * K**-0.5)[:, None, None].to(q_HNTK.dtype)
-
-        by_distance = torch.bmm((q_HNTK + v_H11K).reshape(H, N * T, K), p_HRK.transpose(1, 2))
-        shifted_BTT = _RelativeShift.apply(by_distance.view(H * N, T, 2 * T - 1))
-        content_k_BKT = k_HNTK.reshape(H * N, T, K).transpose(1, 2)
-        scores_BTT = torch.baddbmm(shifted_BTT, (q_HNTK + u_H11K).reshape(H * N, T, K), content_k_BKT)
-        # A very negative number, not -inf: a row without any frame to look at must not become nan.
-        lowest = torch.finfo(scores_BTT.dtype).min
-        scores_BTT.view(H, N, T, T).masked_fill_(padding_NT[None, :, None, :], lowest)
-        weights_BTT = scores_BTT.softmax(dim=2).to(v_HNTK.dtype)
-        out_BTK = torch.bmm(weights_BTT, v_HNTK.reshape(H * N, T, K))
-        return self.out_proj(out_BTK.view(H, N, T, K).permute(1, 2, 0, 3).reshape(N, T, D))
+        H, K, P = self.num_heads, D // self.num_heads, POSITION_DIM
+        parts = self.in_proj(x_NTD).view(N, T, H, 3 * K + P).transpose(1, 2).split([K, P // 2, P // 2, K, K], dim=3)
+        q_NHTK, a_NHTW, b_NHTW, k_NHTK, v_NHTK = parts
+        cos_TW, sin_TW = angles_TW.cos().to(x_NTD.dtype), angles_TW.sin().to(x_NTD.dtype)
+        scale = (2.0 * K / P) ** 0.5  # the kernel divides by sqrt(K)
+        rotated = (a_NHTW * cos_TW - b_NHTW * sin_TW) * scale, (a_NHTW * sin_TW + b_NHTW * cos_TW) * scale
+        query = torch.cat([q_NHTK, *(part.to(q_NHTK.dtype) for part in rotated)], dim=3)
+        sinusoids = torch.cat([cos_TW, sin_TW], dim=1).to(k_NHTK.dtype)
+        key = torch.cat([k_NHTK, sinusoids.expand(N, H, T, P)], dim=3)
+        # A large number, not infinity: a row without any frame to look at must not become nan.
+        mask_N11T = torch.zeros_like(padding_NT, dtype=query.dtype).masked_fill_(padding_NT, -1e9)[:, None, None]
+        out_NHTK = F.scaled_dot_product_attention(query, key, v_NHTK, attn_mask=mask_N11T, scale=K**-0.5)
+        return self.out_proj(out_NHTK.transpose(1, 2).reshape(N, T, D))

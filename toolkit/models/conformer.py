@@ -12,7 +12,7 @@ fast from the first step, in half precision too:
 An utterance's output does not depend on what it is batched or padded with. Nothing is estimated over a batch, frames behind
 the end are never looked at and count as zeros in convolutions, just as what lies beyond the edge of the tensor.
 
-Shapes: N utterances, T frames, F mel bins, D encoder dimension, R = 2T - 1 relative positions.
+Shapes: N utterances, T frames, F mel bins, D encoder dimension, W angular frequencies of positions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from toolkit.config import EncoderConfig
 from toolkit.models.activations import ActivationBalancer, DoubleSwish, dropout
-from toolkit.models.attention import RelativeAttention, relative_positions
+from toolkit.models.attention import RelativeAttention, position_angles
 from toolkit.models.convolution import ConvolutionModule
 from toolkit.models.linear import scaled_linear
 from toolkit.models.masks import frame_mask
@@ -44,10 +44,10 @@ class Conformer(nn.Module):
     def forward(self, x_NTF: Tensor, lens_N: Tensor) -> tuple[Tensor, Tensor]:
         x_NTD, lens_N = self.subsampling(x_NTF, lens_N)
         x_NTD = dropout(x_NTD, self.dropout, self.training)
-        positions_RD = relative_positions(x_NTD.shape[1], x_NTD.shape[2], x_NTD.device)
+        angles_TW = position_angles(x_NTD.shape[1], x_NTD.device)
         padding_NT = ~frame_mask(lens_N, x_NTD.shape[1])
         for layer in self.layers:
-            x_NTD = layer(x_NTD, positions_RD, padding_NT)
+            x_NTD = layer(x_NTD, angles_TW, padding_NT)
         return x_NTD, lens_N
 
 
@@ -78,11 +78,11 @@ class ConformerLayer(nn.Module):
         self.balancer = ActivationBalancer(min_positive=0.45, max_positive=0.55, max_abs=6.0)
         self.norm = BasicNorm()
 
-    def forward(self, x_NTD: Tensor, positions_RD: Tensor, padding_NT: Tensor) -> Tensor:
+    def forward(self, x_NTD: Tensor, angles_TW: Tensor, padding_NT: Tensor) -> Tensor:
         if self.training and self.layer_dropout > 0.0 and torch.rand(()).item() < self.layer_dropout:
             return x_NTD
         x_NTD = x_NTD + self._drop(self.feed_forward1(x_NTD))
-        x_NTD = x_NTD + self._drop(self.attention(x_NTD, positions_RD, padding_NT))
+        x_NTD = x_NTD + self._drop(self.attention(x_NTD, angles_TW, padding_NT))
         x_NTD = x_NTD + self._drop(self.convolution(x_NTD, padding_NT))
         x_NTD = x_NTD + self._drop(self.feed_forward2(x_NTD))
         return self.norm(self.balancer(x_NTD))

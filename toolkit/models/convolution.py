@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ops.depthwise_conv1d import depthwise_conv1d
 from toolkit.models.activations import ActivationBalancer, DoubleSwish
 from toolkit.models.linear import init_weight, scaled_linear
 
@@ -23,7 +24,7 @@ class ConvolutionModule(nn.Module):
         super().__init__()
         self.in_proj = scaled_linear(dim, 2 * dim)
         self.gate_balancer = ActivationBalancer(max_abs=10.0)
-        self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+        self.depthwise = nn.Conv1d(dim, dim, kernel, groups=dim)  # holds the parameters only
         init_weight(self.depthwise)
         self.balancer = ActivationBalancer()
         self.activation = DoubleSwish()
@@ -33,5 +34,5 @@ class ConvolutionModule(nn.Module):
         """padding_NT is True on frames behind the end; for the others those count as zero, as beyond the batch's edge."""
         x_NTD = F.glu(self.gate_balancer(self.in_proj(x_NTD)), dim=2)
         x_NTD = x_NTD.masked_fill(padding_NT[..., None], 0.0)
-        x_NTD = self.depthwise(x_NTD.transpose(1, 2)).transpose(1, 2)
+        x_NTD = depthwise_conv1d(x_NTD, self.depthwise.weight[:, 0], self.depthwise.bias)
         return self.out_proj(self.activation(self.balancer(x_NTD)))
