@@ -47,10 +47,11 @@ def _fetch(url: str, archive: Path) -> None:
             expected = int(reply.headers.get("Content-Length") or 0)
         have = archive.stat().st_size if archive.exists() else 0
         if not expected or have != expected:
-            resumable_download(url, archive, force_download=have > expected > 0)
+            resumable_download(url, archive)
             if archive.stat().st_size > expected > 0:
                 # The server ignored the request for the rest only, and the whole came after the beginning.
-                resumable_download(url, archive, force_download=True)
+                archive.unlink()
+                resumable_download(url, archive)
     except (urllib.error.URLError, OSError) as e:
         if archive.exists() and archive.stat().st_size == 0:
             archive.unlink()
