@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from train_fakes import WORDS, FakeData, FakeModel, WordTokenizer, count_errors, fake_config
+from train_fakes import WORDS, FakeData, FakeModel, WordTokenizer, count_errors, fake_config, tiny_config
 
 import toolkit.config as schema
+from toolkit.data.tokenizer import Tokenizer
+from toolkit.search import greedy_search
 from toolkit.train import checkpoint as checkpoints
 from toolkit.train import validation
 from toolkit.train.averaging import RunningAverage, mean, stretch
@@ -239,6 +241,25 @@ def test_select_weights(run_dir):
             assert 0 < distance < (saved[6]["average"]["weights"][name] - saved[6]["model"][name]).norm()
     with pytest.raises(ValueError, match=r"avg=7: expected at most 6"):
         select(7, True)
+
+
+def test_load_model_needs_nothing_but_the_folder(tmp_path):
+    """Real model and tokenizer, trained for two epochs, come back as they were, in every selection."""
+    tokenizer = Tokenizer.train(["one two three four five"], schema.TokenConfig(kind="char"))
+    config = tiny_config(tmp_path, num_epochs=2)
+    state = Trainer(config, checkpoints.build_model(config, tokenizer), tokenizer, FakeData(8)).run()
+    model, loaded_tokenizer, loaded_config = checkpoints.load_model(config.exp_dir, "last", use_averaged_model=False)
+    assert loaded_config == config and loaded_tokenizer.tokens == tokenizer.tokens and not model.training
+    torch.testing.assert_close(model.state_dict(), state.model.state_dict(), rtol=0, atol=0)
+    averaged, *_ = checkpoints.load_model(config.exp_dir, 2)
+    with state.average.applied_to(state.model):
+        torch.testing.assert_close(averaged.state_dict(), state.model.state_dict(), rtol=1e-6, atol=1e-7)
+    last_epoch, *_ = checkpoints.load_model(config.exp_dir / "last.pt", avg=1)
+    torch.testing.assert_close(last_epoch.state_dict(), averaged.state_dict(), rtol=1e-6, atol=1e-7)
+    assert checkpoints.load_model(config.exp_dir, str(config.exp_dir / "best.pt"), avg=1)[2] == config
+    batch = next(FakeData(8).valid_batches())
+    encoder_out_NTD, lens_N = averaged.encode(batch.features_NTF, batch.feature_lens_N)
+    assert len(greedy_search(averaged, encoder_out_NTD, lens_N)) == 8
 
 
 def test_averaging_over_deleted_epochs_says_which(run_dir, tmp_path):

@@ -229,6 +229,17 @@ def test_memory_is_really_exhausted(tmp_path):
         trainer.run()
 
 
+def test_out_of_memory_in_validation_names_the_batch(tmp_path, monkeypatch):
+    def count_errors(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(validation, "count_errors", count_errors)
+    with pytest.raises(
+        RuntimeError, match=r"out of memory on cpu in validation, on a batch of 8 utterances.*Lower data"
+    ):
+        make_trainer(tmp_path).run()
+
+
 def test_other_errors_are_not_called_out_of_memory(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.model.forward = lambda batch: torch.ones(2) @ torch.ones(3)

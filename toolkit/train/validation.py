@@ -16,6 +16,7 @@ import torch
 
 from toolkit.data.batch import Batch
 from toolkit.train.distributed import World
+from toolkit.train.failures import is_out_of_memory
 
 MAIN_TERMS = ("pruned", "ctc", "simple")  # the first one that a model has is "valid/loss"
 
@@ -34,16 +35,17 @@ def validate(
     for i, batch in enumerate(batches):
         if i % world.size != world.rank:
             continue
-        batch = batch.to(world.device)
-        output = model(batch)
-        finite_N = torch.stack([output.terms[name] for name in terms]).isfinite().all(0)
-        for name in terms:
-            sums[name] += output.terms[name][finite_N].double().sum().item()
-        sums["frames"] += float(output.frames_N[finite_N].sum())
-        sums["utterances"] += len(batch)
-        errors, words = count_errors(model, tokenizer, batch, "pruned" in terms)
-        sums["errors"] += errors
-        sums["words"] += words
+        try:
+            figures = validate_batch(model, tokenizer, batch.to(world.device), terms)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise RuntimeError(
+                f"out of memory on {world.device} in validation, on a batch of {batch.describe()}. "
+                "Lower data.max_duration"
+            ) from error
+        for name, value in figures.items():
+            sums[name] += value
     model.train(was_training)
     total = world.sums(sums)
     if not total["utterances"]:
@@ -53,6 +55,19 @@ def validate(
     return figures | {
         "valid/loss": figures[f"valid/loss_{main}"] if total["frames"] else float("inf"),
         "valid/wer": 100.0 * total["errors"] / max(total["words"], 1.0),
+    }
+
+
+def validate_batch(model: Any, tokenizer: Any, batch: Batch, terms: Sequence[str]) -> dict[str, float]:
+    """The sums over a batch that `validate` adds up."""
+    output = model(batch)
+    finite_N = torch.stack([output.terms[name] for name in terms]).isfinite().all(0)
+    errors, words = count_errors(model, tokenizer, batch, "pruned" in terms)
+    return {name: output.terms[name][finite_N].double().sum().item() for name in terms} | {
+        "frames": float(output.frames_N[finite_N].sum()),
+        "errors": errors,
+        "words": words,
+        "utterances": len(batch),
     }
 
 
