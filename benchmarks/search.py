@@ -4,8 +4,8 @@
     python benchmarks/search.py --exp exp/digits --override experiment=digits   # a trained model on its first test part
 
 Timed is the search alone, on encoder outputs that are at hand; the encoder's own time stands in the first line. A
-random model is given the blank bias that makes it emit at --emit of the frames, as BPE tokens do. RTF is seconds of wall
-clock a second of audio; CPU ms a frame counts the process's CPU time, which another program on the machine changes
+random model is given the blank bias that makes it emit at --emit of the frames, as BPE tokens do. RTF is seconds of
+wall clock a second of audio; CPU ms a frame counts the process's CPU time, which another program on the machine changes
 less. Best of --repeats. Writes benchmarks/results/search-<date>[-<name of the run>].md.
 """
 
