@@ -1,0 +1,174 @@
+"""How fast are the searches? Real-time factor and milliseconds a frame of each, batched and one by one.
+
+    python benchmarks/search.py                            # random weights, noise for encoder outputs
+    python benchmarks/search.py --exp exp/digits --override experiment=digits   # a trained model on its first test part
+
+Timed is the search alone, on encoder outputs that are at hand; the encoder's own time stands in the first line. A
+random model is given the blank bias that makes it emit at --emit of the frames, as BPE tokens do. RTF is seconds of
+wall clock a second of audio; CPU ms a frame counts the process's CPU time, which another program on the machine changes
+less. Best of --repeats. Writes benchmarks/results/search-<date>[-<name of the run>].md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from toolkit.config import load
+from toolkit.search import ctc_greedy_search, greedy_search, modified_beam_search
+from toolkit.search.result import FEATURE_FRAME_SECONDS, SearchResult
+
+REPO = Path(__file__).resolve().parent.parent
+SEARCHES: dict[str, Callable[[Any, Tensor, Tensor], list[SearchResult]]] = {
+    "greedy_search S=1": lambda model, x, lens: greedy_search(model, x, lens, 1),
+    "greedy_search S=2": lambda model, x, lens: greedy_search(model, x, lens, 2),
+    "greedy_search S=∞": lambda model, x, lens: greedy_search(model, x, lens, 0),
+    "modified_beam_search B=4": lambda model, x, lens: modified_beam_search(model, x, lens, 4),
+    "modified_beam_search B=8": lambda model, x, lens: modified_beam_search(model, x, lens, 8),
+    "ctc_greedy_search": ctc_greedy_search,
+}
+Batches = list[tuple[Tensor, Tensor]]  # features or encoder outputs, and lengths
+
+
+def random_case(batch: int, seconds: float, vocab_size: int, emit: float) -> tuple[Any, Batches, Batches]:
+    """An untrained tiny model, a batch of noise as features, and one as encoder outputs."""
+    from toolkit.models.transducer import TransducerModel
+
+    config = load(REPO / "conf")
+    torch.manual_seed(0)
+    model = TransducerModel(config.model, config.loss, vocab_size).eval()
+    frames = int(seconds / FEATURE_FRAME_SECONDS)
+    features = [(torch.randn(batch, frames, 80), torch.full((batch,), frames))]
+    with torch.inference_mode():
+        lens_N = model.encode(*features[0])[1]
+    x_NTD = torch.randn(batch, int(lens_N.max()), config.model.encoder.dim)
+    for p in (model.joiner.output.weight, model.joiner.decoder_proj.weight):
+        p.data.mul_(4.0)  # far enough from uniform for contexts to matter
+    low, high = -100.0, 100.0
+    for _ in range(12):
+        model.joiner.output.bias.data[0] = (low + high) / 2
+        found = sum(len(r.best.tokens) for r in greedy_search(model, x_NTD, lens_N))
+        low, high = ((low + high) / 2, high) if found > emit * int(lens_N.sum()) else (low, (low + high) / 2)
+    return model, features, [(x_NTD, lens_N)]
+
+
+def trained_case(exp_dir: str, overrides: list[str], batch: int) -> tuple[Any, Batches, Batches]:
+    """A trained model on the first test part of the config, in batches of `batch` utterances."""
+    from toolkit.data.datamodule import DataModule
+    from toolkit.train.checkpoint import load_model
+
+    config = load(REPO / "conf", overrides)
+    model, tokenizer, _ = load_model(exp_dir)
+    data = DataModule(config, tokenizer)
+    features, encoded = [], []
+    for b in data.test_batches(data.test_parts[0]):
+        for i in range(0, len(b), batch):
+            lens_N = b.feature_lens_N[i : i + batch]
+            features.append((b.features_NTF[i : i + batch, : int(lens_N.max())], lens_N))
+            with torch.inference_mode():
+                encoded.append(model.encode(*features[-1]))
+    return model, features, encoded
+
+
+def split(batches: Batches) -> Batches:
+    """The same utterances, one by one."""
+    return [(x[i : i + 1, : int(n)], lens[i : i + 1]) for x, lens in batches for i, n in enumerate(lens)]
+
+
+def timed(run: Callable[[Tensor, Tensor], Any], batches: Batches, repeats: int) -> tuple[float, float, list[Any]]:
+    """Least wall-clock and CPU seconds for all batches, and what came out."""
+    run(*batches[0])
+    wall, cpu = [], []
+    out: list[Any] = []
+    for _ in range(repeats):
+        start = time.perf_counter(), time.process_time()
+        out = [run(*batch) for batch in batches]
+        wall.append(time.perf_counter() - start[0])
+        cpu.append(time.process_time() - start[1])
+    return min(wall), min(cpu), out
+
+
+def report(name: str, model: Any, features: Batches, encoded: Batches, repeats: int) -> list[str]:
+    """Rows of the table for one way of batching."""
+    frames = sum(int(lens.sum()) for _, lens in encoded)
+    audio = sum(int(lens.sum()) for _, lens in features) * FEATURE_FRAME_SECONDS
+    rows = []
+    searches = dict(SEARCHES)
+    if model.ctc_head is None:
+        del searches["ctc_greedy_search"]
+
+    def add(what: str, wall: float, cpu: float, tokens: str) -> None:
+        rows.append(f"| {name} | {what} | {wall / audio:.5f} | {1e3 * cpu / frames:.4f} | {tokens} |")
+        print(rows[-1], flush=True)
+
+    with torch.inference_mode():
+        wall, cpu, _ = timed(model.encode, features, repeats)
+    add("encoder", wall, cpu, "")
+    for what, search in searches.items():
+        wall, cpu, out = timed(lambda x, lens, search=search: search(model, x, lens), encoded, repeats)  # type: ignore[misc]
+        tokens = sum(len(r.best.tokens) for results in out for r in results)
+        add(what, wall, cpu, f"{tokens / frames:.3f}")
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--exp", help="folder of a trained run; without it, random weights")
+    parser.add_argument("--override", nargs="*", default=[], help="config overrides that name the corpus of --exp")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of random utterances")
+    parser.add_argument("--vocab-size", type=int, default=500, help="of the random model")
+    parser.add_argument("--emit", type=float, default=0.15, help="tokens a frame of the random model")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+
+    if args.exp:
+        title = f"trained model {Path(args.exp).name}, first test part"
+        model, features, encoded = trained_case(args.exp, args.override, args.batch)
+    else:
+        title = f"tiny model, random weights, V={args.vocab_size}, {args.batch} utterances of {args.seconds:g} s"
+        model, features, encoded = random_case(args.batch, args.seconds, args.vocab_size, args.emit)
+    load_before = os.getloadavg()[0]
+    rows = report(f"batches of {args.batch}", model, features, encoded, args.repeats)
+    rows += report("one by one", model, split(features), split(encoded), args.repeats)
+
+    today = datetime.date.today().isoformat()
+    path = REPO / "benchmarks" / "results" / f"search-{today}{'-' + Path(args.exp).name if args.exp else ''}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    exp = f" --exp exp/{Path(args.exp).name} --override {' '.join(args.override)}" if args.exp else ""
+    lines = [
+        f"# Searches: {title}\n",
+        f"{today}, {cpu_name()}, {os.cpu_count()} CPUs, {args.threads} thread(s), torch {torch.__version__}, "
+        f"load average before the run {load_before:.1f}.",
+        f"Command: `python benchmarks/search.py --batch {args.batch} --seconds {args.seconds:g} "
+        f"--threads {args.threads} --repeats {args.repeats}{exp}`.",
+        "RTF: wall clock; CPU ms a frame: the process's CPU time per encoder frame (40 ms); best of the repeats.\n",
+        "| utterances | what | RTF | CPU ms a frame | tokens a frame |",
+        "|---|---|---:|---:|---:|",
+        *rows,
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"written to {path}")
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()
