@@ -14,6 +14,7 @@ from ops.rnnt_loss import (
     rnnt_loss_simple,
     rnnt_loss_smoothed,
 )
+from ops.rnnt_loss_fused import rnnt_loss_fused, rnnt_loss_pruned_fused
 from ops.rnnt_prune import do_rnnt_pruning, get_rnnt_prune_ranges
 
 __all__ = [
@@ -26,7 +27,9 @@ __all__ = [
     "joint_mutual_information_recursion",
     "mutual_information_recursion",
     "rnnt_loss",
+    "rnnt_loss_fused",
     "rnnt_loss_pruned",
+    "rnnt_loss_pruned_fused",
     "rnnt_loss_simple",
     "rnnt_loss_smoothed",
 ]

@@ -9,4 +9,13 @@ STABLE_TORCH_LIBRARY(lattica, m) {
 
   // The bands of symbol positions that the pruned loss keeps: see ops/rnnt_prune.py.
   m.def("rnnt_prune_ranges(Tensor px_grad, Tensor py_grad, Tensor boundary, int s_range) -> Tensor");
+
+  // The steps of a tile of the fused loss between its matrix products: see ops/rnnt_loss_fused.py.
+  m.def("joiner_hidden(Tensor am, Tensor lm, Tensor am_rows, Tensor lm_rows, str activation, Tensor(a!) hidden) -> ()");
+  m.def("joiner_hidden_grad(Tensor am, Tensor lm, Tensor am_rows, Tensor lm_rows, str activation, Tensor hidden, "
+        "Tensor hidden_grad, Tensor(a!) am_grad, Tensor(b!) lm_grad) -> ()");
+  m.def("joiner_log_probs(Tensor logits, Tensor symbols, int blank, bool hat) -> "
+        "(Tensor symbol, Tensor blank, Tensor normalizer)");
+  m.def("joiner_logits_grad(Tensor logits, Tensor? logits_rows, Tensor normalizer, Tensor symbols, int blank, bool hat, "
+        "Tensor symbol_grad, Tensor blank_grad, Tensor(a!) grad) -> ()");
 }
