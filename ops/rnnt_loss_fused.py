@@ -115,16 +115,14 @@ def rnnt_loss_fused(
 
 
 def default_keep_bytes(rows: int, num_classes: int, element_size: int) -> int:
-    """Memory for kept logits unless the caller says how much: all rows' if that is little, else a fixed amount."""
-    return min(rows * num_classes * element_size, MOST_KEPT_BYTES)
-
-
-MOST_KEPT_BYTES = 1 << 26
+    """Memory for kept logits unless the caller says how much: half of all, so that the loss takes at most about a quarter
+    of what it takes with the joiner's output in memory, and never more than 256 MiB."""
+    return min(rows * num_classes * element_size // 2, 1 << 28)
 
 
 def tile_rows(is_cpu: bool, joiner_dim: int, num_classes: int) -> int:
     """Rows computed at a time: on a CPU a tile should stay in its caches, on a GPU it should fill the device."""
-    numbers = 1 << 20 if is_cpu else 1 << 25
+    numbers = 1 << 20 if is_cpu else 1 << 23
     return max(128, min(1 << 14, numbers // (joiner_dim + num_classes)))
 
 
@@ -363,13 +361,15 @@ def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
     *tensors, blank, activation, hat, _ = inputs
     _, _, normalizer, kept = output
     ctx.mark_non_differentiable(normalizer, kept)
-    ctx.set_materialize_grads(True)
+    ctx.set_materialize_grads(False)  # or autograd makes zeros of the size of `kept`
     ctx.save_for_backward(normalizer, kept, *tensors)
     ctx.scalars = (blank, activation, hat)
 
 
-def _backward(ctx: Any, symbol_grad: Tensor, blank_grad: Tensor, _normalizer: Tensor, _kept: Tensor) -> tuple:
+def _backward(ctx: Any, symbol_grad: Tensor | None, blank_grad: Tensor | None, _normalizer: None, _kept: None) -> tuple:
     normalizer, kept, *tensors = ctx.saved_tensors
+    symbol_grad = torch.zeros_like(normalizer) if symbol_grad is None else symbol_grad
+    blank_grad = torch.zeros_like(normalizer) if blank_grad is None else blank_grad
     grads = _backward_op(symbol_grad, blank_grad, normalizer, kept, *tensors, *ctx.scalars)
     am_grad, lm_grad, weight_grad, bias_grad = grads
     bias = tensors[3]
