@@ -70,8 +70,7 @@ def rnnt_loss_pruned_fused(
     joiner_weight and joiner_bias. The gradient leaves out rows that together carry less than one rounding error of
     their frame's probability. Raises ValueError naming the argument that does not fit.
 
-    Source: Kuang et al., arXiv 2206.13236; the idea of fusing loss and joiner: Sim et al., "Improving the efficiency of
-    forward-backward algorithm using batched computation in TensorFlow", ASRU 2017.
+    Source: Kuang et al., arXiv 2206.13236; joiner and loss as one function: Li et al., arXiv 1909.12415.
     """
     N, T, _ = am.shape if am.ndim == 3 else (0, 0, 0)
     if ranges.ndim != 3 or ranges.shape[:2] != (N, T) or ranges.dtype != torch.int64:

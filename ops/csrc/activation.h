@@ -38,13 +38,14 @@ struct Tanh {
   static T derivative(T, T y) { return T(1) - y * y; }
 };
 
-// log(1 + exp(x - shift)) - 0.08 x - offset.
+// log(1 + exp(x - shift)) - 0.08 x - offset; the two linear terms are one, so that infinities do not meet.
 template <typename Constants>
 struct Swoosh {
   template <typename T>
   static T value(T x) {
     const T z = x - T(Constants::kShift);
-    return (z > T(0) ? z : T(0)) + log1p_unit(exp_minus_abs(z)) - T(0.08) * x - T(Constants::kOffset);
+    const T line = z > T(0) ? T(0.92) * x - T(Constants::kShift) : T(-0.08) * x;
+    return line + log1p_unit(exp_minus_abs(z)) - T(Constants::kOffset);
   }
   template <typename T>
   static T derivative(T x, T) {

@@ -18,4 +18,7 @@ STABLE_TORCH_LIBRARY(lattica, m) {
         "(Tensor symbol, Tensor blank, Tensor normalizer)");
   m.def("joiner_logits_grad(Tensor logits, Tensor? logits_rows, Tensor normalizer, Tensor symbols, int blank, bool hat, "
         "Tensor symbol_grad, Tensor blank_grad, Tensor(a!) grad) -> ()");
+
+  // Swoosh activations: see ops/swoosh.py.
+  m.def("swoosh(Tensor x, str kind, bool want_deriv) -> (Tensor y, Tensor deriv)");
 }

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# name: (offset of the argument, offset of the value); see ops/swoosh.py.
-SWOOSH = {"swoosh_l": (4.0, 0.035), "swoosh_r": (1.0, 0.313261687)}
+from ops.reference.swoosh import swoosh_derivative, swoosh_value
 
 
 def full_precision(x: Tensor) -> Tensor:
@@ -22,9 +21,7 @@ def activate(x: Tensor, activation: str) -> Tensor:
         return x.tanh()
     if activation == "identity":
         return x
-    shift, offset = SWOOSH[activation]
-    # Past the threshold softplus(z) = z, which is what rounding makes of it from 37 on even in float64.
-    return F.softplus(x - shift, threshold=40.0) - 0.08 * x - offset
+    return swoosh_value(x, activation)
 
 
 def activation_derivative(x: Tensor, y: Tensor, activation: str) -> Tensor:
@@ -33,7 +30,7 @@ def activation_derivative(x: Tensor, y: Tensor, activation: str) -> Tensor:
         return 1.0 - y * y
     if activation == "identity":
         return torch.ones_like(x)
-    return torch.sigmoid(x - SWOOSH[activation][0]) - 0.08
+    return swoosh_derivative(x, activation)
 
 
 def joiner_hidden(
