@@ -1,12 +1,14 @@
 """Transducer losses that contain the joiner and never hold its output: bounded memory, and no pass over it in vain.
 
-The joiner is activation(am[t] + lm[s]) → linear → log-softmax, of which the loss needs two numbers for each (t, s): the
-log-probabilities of the blank and of the next symbol. So the rows (n, t, s) are taken a tile at a time. The forward pass
-keeps those two numbers and the softmax's denominator; the backward pass makes the tile's logits anew and turns them into
-gradients at once. Two things save time: rows of padding are never computed, and the logits of as many rows as fit into
-`keep_bytes` are kept for the backward pass, which then needs three matrix products, as the joiner itself does, not four.
+The joiner is activation(am[t] + lm[s]) → linear → log-softmax, of which the loss needs two numbers for each (t, s):
+the log-probabilities of the blank and of the next symbol. So the rows (n, t, s) are taken a tile at a time. The
+forward pass keeps those two numbers and the softmax's denominator; the backward pass makes the tile's logits anew and
+turns them into gradients at once. Two things save time: rows of padding are never computed, and the logits of as many
+rows as fit into `keep_bytes` are kept for the backward pass, which then takes three matrix products, as the joiner
+itself does, not four.
 
-N utterances, T frames, S symbols, R positions in a band, D joiner dimension, V classes; shapes are suffixed to names.
+N utterances, T frames, S symbols, R positions in a band, D joiner dimension, V classes, M rows of a tile; shapes are
+suffixed to names.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from ops import build, reference
 from ops.mutual_information import check_boundary
-from ops.rnnt_loss import _check_symbols, _check_type, _full_precision, _loss, _to_lattice
+from ops.rnnt_loss import _band_to_lattice, _check_symbols, _check_type, _full_precision, _loss, _to_lattice
 
 ACTIVATIONS = ("tanh", "swoosh_l", "swoosh_r", "identity")
 
@@ -65,23 +67,22 @@ def rnnt_loss_pruned_fused(
     Returns:
       The loss, float32 (float64 for float64 inputs). +inf, with gradient 0, for an utterance without a path.
 
-    float32 and float64, bfloat16 and float16 (logits are then rounded to that type, as a linear layer's are; all sums and
-    the recursion are float32); under autocast the inputs are cast first. CPU and CUDA. Differentiable once, in am, lm,
-    joiner_weight and joiner_bias. The gradient leaves out rows that together carry less than one rounding error of
+    float32 and float64, bfloat16 and float16 (logits are then rounded to that type, as a linear layer's are; all sums
+    and the recursion are float32); under autocast the inputs are cast first. CPU and CUDA. Differentiable once, in am,
+    lm, joiner_weight and joiner_bias. The gradient leaves out rows that together carry less than one rounding error of
     their frame's probability. Raises ValueError naming the argument that does not fit.
 
     Source: Kuang et al., arXiv 2206.13236; joiner and loss as one function: Li et al., arXiv 1909.12415.
     """
     N, T, _ = am.shape if am.ndim == 3 else (0, 0, 0)
     if ranges.ndim != 3 or ranges.shape[:2] != (N, T) or ranges.dtype != torch.int64:
-        raise ValueError(f"ranges must be int64 of shape ({N}, {T}, R), got {ranges.dtype} of shape {tuple(ranges.shape)}")
+        raise ValueError(f"ranges must be int64 of shape ({N}, {T}, R), got {ranges.dtype}, {tuple(ranges.shape)}")
+    options = (activation, use_hat_loss, keep_bytes)
     symbol_NTR, blank_NTR = _joiner_log_probs(
-        am, lm, ranges, joiner_weight, joiner_bias, symbols, termination_symbol, boundary, activation, use_hat_loss, keep_bytes
+        am, lm, ranges, (joiner_weight, joiner_bias), symbols, termination_symbol, boundary, *options
     )
     _check_type(rnnt_type)
-    outside_NTS = symbol_NTR.new_full((N, T, symbols.shape[1] + 1), float("-inf"))
-    symbol_NTS = outside_NTS.scatter(2, ranges, symbol_NTR)[:, :, :-1]
-    px, py = _to_lattice(symbol_NTS, outside_NTS.scatter(2, ranges, blank_NTR), boundary, rnnt_type)
+    px, py = _band_to_lattice(symbol_NTR, blank_NTR, ranges, symbols.shape[1] + 1, boundary, rnnt_type)
     return _loss(px, py, boundary, delay_penalty, reduction, return_grad=False)
 
 
@@ -102,11 +103,13 @@ def rnnt_loss_fused(
 ) -> Tensor:
     """The full (unpruned) transducer loss of linear(activation(am[t] + lm[s])) over every frame and position, by tiles.
 
-    Equal to `rnnt_loss` of the joiner's (N, T, S + 1, V) output, which never exists here. Its time grows with T · S, its
-    memory hardly does. Arguments, results and errors as in `rnnt_loss_pruned_fused`. Source: Graves, arXiv 1211.3711.
+    Equal to `rnnt_loss` of the joiner's (N, T, S + 1, V) output, which never exists here. Its time grows with T · S,
+    its memory by a few numbers for each (t, s). Arguments, results and errors as in `rnnt_loss_pruned_fused`.
+    Source: Graves, arXiv 1211.3711.
     """
+    options = (activation, use_hat_loss, keep_bytes)
     symbol_NTS, blank_NTS = _joiner_log_probs(
-        am, lm, None, joiner_weight, joiner_bias, symbols, termination_symbol, boundary, activation, use_hat_loss, keep_bytes
+        am, lm, None, (joiner_weight, joiner_bias), symbols, termination_symbol, boundary, *options
     )
     _check_type(rnnt_type)
     px, py = _to_lattice(symbol_NTS[:, :, :-1], blank_NTS, boundary, rnnt_type)
@@ -114,8 +117,10 @@ def rnnt_loss_fused(
 
 
 def default_keep_bytes(rows: int, num_classes: int, element_size: int) -> int:
-    """Memory for kept logits unless the caller says how much: half of all, so that the loss takes at most about a quarter
-    of what it takes with the joiner's output in memory, and never more than 256 MiB."""
+    """Memory for kept logits unless the caller says how much: half of all, but at most 256 MiB.
+
+    With half of them the loss takes about a quarter of what it takes with the joiner's output in memory.
+    """
     return min(rows * num_classes * element_size // 2, 1 << 28)
 
 
@@ -132,8 +137,7 @@ def _joiner_log_probs(
     am: Tensor,
     lm: Tensor,
     ranges: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
+    linear: tuple[Tensor, Tensor | None],
     symbols: Tensor,
     blank: int,
     boundary: Tensor | None,
@@ -142,10 +146,12 @@ def _joiner_log_probs(
     keep_bytes: int | None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the next symbol and of the blank, both (N, T, R); 0 where no path of the lattice leads."""
+    weight, bias = linear
     device = am.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-        am, lm, weight, bias = (None if x is None else x.to(dtype) for x in (am, lm, weight, bias))
+        am, lm, weight = am.to(dtype), lm.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
     _check_joiner(am, lm, weight, bias, symbols, blank, activation)
     N, T, _ = am.shape
     S1, V = lm.shape[1], weight.shape[0]
@@ -169,13 +175,13 @@ def _check_joiner(
     if weight.ndim != 2 or weight.shape[1] != am.shape[2]:
         raise ValueError(f"joiner_weight must be (V, D) with D = {am.shape[2]} of am, got {tuple(weight.shape)}")
     if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"joiner_bias must be (V,) with V = {weight.shape[0]} of joiner_weight, got {tuple(bias.shape)}")
+        raise ValueError(f"joiner_bias must be (V,) with V = {weight.shape[0]}, got {tuple(bias.shape)}")
     _check_symbols(symbols, blank, am.shape[0], weight.shape[0])
     if lm.shape[1] != symbols.shape[1] + 1:
         raise ValueError(f"lm must be (N, S + 1, D) with S = {symbols.shape[1]} of symbols, got {tuple(lm.shape)}")
     kinds = {(x.dtype, x.device) for x in (am, lm, weight, bias) if x is not None}
     if len(kinds) > 1 or not am.is_floating_point():
-        raise ValueError(f"am, lm, joiner_weight and joiner_bias must have one floating dtype and one device, got {kinds}")
+        raise ValueError(f"am, lm, joiner_weight, joiner_bias must have one floating dtype and device, got {kinds}")
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation={activation!r}: expected one of {', '.join(ACTIVATIONS)}")
 
@@ -186,7 +192,9 @@ def _check_joiner(
 class _Rows:
     """The rows (n, t, r) of a batch in flat form, and where the inputs of each lie."""
 
-    def __init__(self, am: Tensor, lm: Tensor, ranges: Tensor | None, symbols: Tensor, boundary: Tensor | None, blank: int):
+    def __init__(
+        self, am: Tensor, lm: Tensor, ranges: Tensor | None, symbols: Tensor, boundary: Tensor | None, blank: int
+    ):
         self.N, self.T, _ = am.shape
         self.S1 = lm.shape[1]
         self.ranges = ranges
@@ -274,7 +282,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None
 
 
 @_log_probs_op.register_fake
-def _(am, lm, weight, bias, ranges, symbols, boundary, blank, activation, hat, keep_rows):  # type: ignore[no-untyped-def]
+def _(am, lm, weight, bias, ranges, symbols, boundary, blank, activation, hat, keep_rows):  # type: ignore
     R = lm.shape[1] if ranges is None else ranges.shape[2]
     wide = torch.float32 if am.dtype in (torch.float16, torch.bfloat16) else am.dtype
     like_NTR = am.new_empty((am.shape[0], am.shape[1], R), dtype=wide)
@@ -314,20 +322,19 @@ def _backward_op(
     num_kept = int((kept_index < len(kept)).sum())
     symbol_grad, blank_grad, normalizer = (x.reshape(-1) for x in (symbol_grad_NTR, blank_grad_NTR, normalizer_NTR))
     tile = min(tile_rows(am.is_cpu, D, V), len(rows))
-    hidden_buffer, hidden_grad_buffer, logits_buffer = am.new_empty(tile, D), am.new_empty(tile, D), am.new_empty(tile, V)
+    buffers = am.new_empty(tile, D), am.new_empty(tile, D), am.new_empty(tile, V)
     for begin, end in [*_tiles(0, num_kept, tile), *_tiles(num_kept, len(rows), tile)]:
         rows_M = rows[begin:end]
         am_rows_M, lm_rows_M, symbols_M = rows_of.locate(rows_M)
-        hidden_MD, hidden_grad_MD, grad_MV = (x[: end - begin] for x in (hidden_buffer, hidden_grad_buffer, logits_buffer))
+        hidden_MD, hidden_grad_MD, grad_MV = (buffer[: end - begin] for buffer in buffers)
         steps.joiner_hidden(am_flat, lm_flat, am_rows_M, lm_rows_M, activation, hidden_MD)
         if end <= num_kept:
             logits, logits_rows = kept, kept_index[begin:end]
         else:
             _linear(hidden_MD, weight, bias, grad_MV)
             logits, logits_rows = grad_MV, None
-        steps.joiner_logits_grad(
-            logits, logits_rows, normalizer[rows_M], symbols_M, blank, hat, symbol_grad[rows_M], blank_grad[rows_M], grad_MV
-        )
+        row_grads = symbol_grad[rows_M], blank_grad[rows_M]
+        steps.joiner_logits_grad(logits, logits_rows, normalizer[rows_M], symbols_M, blank, hat, *row_grads, grad_MV)
         if weight_grad.dtype == weight.dtype:
             weight_grad.addmm_(grad_MV.t(), hidden_MD)
         else:
@@ -337,8 +344,8 @@ def _backward_op(
         steps.joiner_hidden_grad(
             am_flat, lm_flat, am_rows_M, lm_rows_M, activation, hidden_MD, hidden_grad_MD, am_grad, lm_grad
         )
-    dtype = am.dtype
-    return am_grad.view(am.shape).to(dtype), lm_grad.view(lm.shape).to(dtype), weight_grad.to(dtype), bias_grad.to(dtype)
+    grads = am_grad.view(am.shape), lm_grad.view(lm.shape), weight_grad, bias_grad
+    return tuple(grad.to(am.dtype) for grad in grads)  # type: ignore[return-value]
 
 
 def _matters(symbol_grad_NTR: Tensor, blank_grad_NTR: Tensor) -> Tensor:
@@ -350,7 +357,7 @@ def _matters(symbol_grad_NTR: Tensor, blank_grad_NTR: Tensor) -> Tensor:
 
 
 @_backward_op.register_fake
-def _(  # type: ignore[no-untyped-def]
+def _(  # type: ignore
     symbol_grad, blank_grad, normalizer, kept, am, lm, weight, bias, ranges, symbols, boundary, blank, activation, hat
 ):
     return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (am, lm, weight, weight[:, 0]))

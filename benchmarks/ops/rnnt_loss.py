@@ -3,10 +3,10 @@
     python benchmarks/ops/rnnt_loss.py --shapes ../shared/data/transducer_shapes.npy --out benchmarks/results
 
 Batches: two fixed shapes; (a) 30 random utterances of real training data, (b) real utterances sorted by length, at most
-10,000 frames with padding. V = 500, joiner dimension 512, s_range 5. Contestants take turns, round after round, so that other
-work on the machine disturbs all alike; the best round counts. `bare` is what no pruned loss with a joiner can avoid: one
-activation and three matrix products over the batch's real rows.
-Peers that are installed are measured, too: k2, torchaudio (full loss; left out where its logits do not fit).
+10,000 frames with padding. V = 500, joiner dimension 512, s_range 5. Contestants take turns, round after round, so that
+other work on the machine disturbs all alike; the best round counts. `bare` is what no pruned loss with a joiner can
+avoid: one activation and three matrix products over the batch's real rows.
+Peers that are installed are measured, too: k2 and, with --full, torchaudio.
 
 With `--clock cpu`, one thread and the process's CPU time instead of wall time: for machines that others use as well.
 """
@@ -112,10 +112,11 @@ def unfused(batch: Batch, k2: ModuleType = ops) -> Tensor:
 
 
 def plain_pytorch(batch: Batch) -> Tensor:
-    """The pruned loss as one would write it with PyTorch alone: autograd through everything, a recursion over frames."""
+    """The pruned loss in PyTorch alone: autograd through everything, a recursion over frames."""
     N, T, _ = batch.ranges.shape
     lm_NTRD = batch.lm[torch.arange(N, device=batch.lm.device)[:, None, None], batch.ranges]
-    log_probs_NTRV = F.linear(torch.tanh(batch.am[:, :, None] + lm_NTRD), batch.weight, batch.bias).float().log_softmax(-1)
+    logits_NTRV = F.linear(torch.tanh(batch.am[:, :, None] + lm_NTRD), batch.weight, batch.bias)
+    log_probs_NTRV = logits_NTRV.float().log_softmax(-1)
     next_NTR = F.pad(batch.symbols, (0, 1))[:, None].expand(N, T, -1).gather(2, batch.ranges)
     symbol_NTR = log_probs_NTRV.gather(3, next_NTR[..., None]).squeeze(3)
     blank_NTR = log_probs_NTRV[..., 0]
@@ -196,7 +197,9 @@ def check(batch: Batch) -> None:
 # ------------------------------------------------------------------------------------------------------------ report
 
 
-def measure(runs: dict[str, Callable[[], object]], rounds: int, device: str, clock: Callable[[], float]) -> dict[str, float]:
+def measure(
+    runs: dict[str, Callable[[], object]], rounds: int, device: str, clock: Callable[[], float]
+) -> dict[str, float]:
     def once(run: Callable[[], object]) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
@@ -234,11 +237,11 @@ def report(batch: Batch, runs: dict[str, Callable[[], object]], args: argparse.N
 def machine(device: str) -> str:
     name = platform.processor()
     if Path("/proc/cpuinfo").exists():
-        models = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-        name = models[0] if models else name
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":")[1].strip() for line in lines if "model name" in line), name)
     gpu = f", {torch.cuda.get_device_name()}" if device == "cuda" else ""
-    load = os.getloadavg()[0]
-    return f"{os.cpu_count()} × {name}{gpu}; torch {torch.__version__}; Python {platform.python_version()}; load {load:.1f}"
+    load = f"load {os.getloadavg()[0]:.1f} of {os.cpu_count()} CPUs when the measurement began"
+    return f"{name}{gpu}; torch {torch.__version__}; Python {platform.python_version()}; {load}"
 
 
 def main() -> None:
@@ -248,9 +251,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="on the CPU")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clock", default="wall", choices=["wall", "cpu"])
-    parser.add_argument("--shapes", help="transducer_shapes.npy: (T, U) of real utterances; without it, fixed shapes only")
+    parser.add_argument("--shapes", help="transducer_shapes.npy; without it, fixed shapes only")
     parser.add_argument("--scale", type=float, default=1.0, help="size of the real batches, to fit a small machine")
-    parser.add_argument("--full", action="store_true", help="the full loss, too: ours, and torchaudio's where installed")
+    parser.add_argument("--full", action="store_true", help="the full loss, too: ours and torchaudio's")
     parser.add_argument("--only", default="", help="batches whose name holds this")
     parser.add_argument("--out", help="directory for the dated report")
     args = parser.parse_args()

@@ -1,7 +1,7 @@
 // What a tile of the fused transducer loss does between its matrix products; see ops/rnnt_loss_fused.py.
 //
-// A row is one (utterance, frame, symbol position): a is its row of the encoder's output, l its row of the decoder's, both
-// already projected. Eager PyTorch makes a pass over memory for every +, exp and sum; here each is one pass.
+// A row is one (utterance, frame, symbol position): a is its row of the encoder's output, l its row of the decoder's,
+// both already projected. Eager PyTorch makes a pass over memory for every +, exp and sum; here each is one pass.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +22,8 @@ inline void joiner_hidden_row(const T* __restrict a, const T* __restrict l, T* _
 // Adds hidden_grad[d] * activation'(a[d] + l[d]) to a_grad and l_grad.
 template <typename Activation, typename T>
 inline void joiner_hidden_grad_row(const T* __restrict a, const T* __restrict l, const T* __restrict hidden,
-                                   const T* __restrict hidden_grad, T* __restrict a_grad, T* __restrict l_grad, int64_t D) {
+                                   const T* __restrict hidden_grad, T* __restrict a_grad, T* __restrict l_grad,
+                                   int64_t D) {
   for (int64_t d = 0; d < D; ++d) {
     const T grad = hidden_grad[d] * Activation::derivative(a[d] + l[d], hidden[d]);
     a_grad[d] += grad;
@@ -30,7 +31,7 @@ inline void joiner_hidden_grad_row(const T* __restrict a, const T* __restrict l,
   }
 }
 
-// Sums and maxima in kLanes parts: the order of floating-point sums is the program's, so the compiler must be shown lanes.
+// Sums and maxima in kLanes parts: the compiler keeps the program's order of a sum, so it must be shown the lanes.
 constexpr int64_t kLanes = 16;
 
 template <typename T>
@@ -79,8 +80,8 @@ inline T sigmoid(T x) {
 // Gradient with respect to a row of logits x, where symbol_grad and blank_grad are those of the two log-probabilities.
 // `grad` may be x itself.
 template <typename T>
-inline void logits_grad_row(const T* x, T normalizer, int64_t symbol, int64_t blank, T symbol_grad, T blank_grad, bool hat,
-                            T* grad, int64_t V) {
+inline void logits_grad_row(const T* x, T normalizer, int64_t symbol, int64_t blank, T symbol_grad, T blank_grad,
+                            bool hat, T* grad, int64_t V) {
   const T scale = hat ? -symbol_grad : -(symbol_grad + blank_grad);
   const T blank_value = hat ? blank_grad * sigmoid(-x[blank]) - symbol_grad * sigmoid(x[blank]) : T(0);
   for (int64_t v = 0; v < V; ++v) grad[v] = scale * exp_nonpositive(x[v] - normalizer);

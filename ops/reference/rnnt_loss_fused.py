@@ -33,9 +33,7 @@ def activation_derivative(x: Tensor, y: Tensor, activation: str) -> Tensor:
     return swoosh_derivative(x, activation)
 
 
-def joiner_hidden(
-    am: Tensor, lm: Tensor, am_rows: Tensor, lm_rows: Tensor, activation: str, hidden: Tensor
-) -> None:
+def joiner_hidden(am: Tensor, lm: Tensor, am_rows: Tensor, lm_rows: Tensor, activation: str, hidden: Tensor) -> None:
     """hidden[i] = activation(am[am_rows[i]] + lm[lm_rows[i]])."""
     hidden.copy_(activate(full_precision(am[am_rows]) + lm[lm_rows], activation))
 

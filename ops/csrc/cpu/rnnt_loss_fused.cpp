@@ -5,6 +5,7 @@
 
 #include "../activation.h"
 #include "../check.h"
+#include "../parallel.h"
 
 namespace lattica {
 namespace {
@@ -50,7 +51,8 @@ void check_indexes(const Tensor& x, const char* name, int64_t n, int64_t end) {
     STD_TORCH_CHECK(index[i] >= 0 && index[i] < end, name, "[", i, "] = ", index[i], " is outside [0, ", end, ")");
 }
 
-void check_joiner_inputs(const Tensor& am, const Tensor& lm, const Tensor& am_rows, const Tensor& lm_rows, int64_t rows) {
+void check_joiner_inputs(const Tensor& am, const Tensor& lm, const Tensor& am_rows, const Tensor& lm_rows,
+                         int64_t rows) {
   STD_TORCH_CHECK(am.dim() == 2 && lm.dim() == 2, "am and lm must be matrices");
   check_matrix(am, "am", am, am.size(0), am.size(1));
   check_matrix(lm, "lm", am, lm.size(0), am.size(1));
@@ -108,7 +110,8 @@ void joiner_hidden_grad(const Tensor& am, const Tensor& lm, const Tensor& am_row
   });
 }
 
-std::tuple<Tensor, Tensor, Tensor> joiner_log_probs(const Tensor& logits, const Tensor& symbols, int64_t blank, bool hat) {
+std::tuple<Tensor, Tensor, Tensor> joiner_log_probs(const Tensor& logits, const Tensor& symbols, int64_t blank,
+                                                    bool hat) {
   STD_TORCH_CHECK(logits.dim() == 2 && logits.is_contiguous(), "logits must be a contiguous matrix");
   const int64_t rows = logits.size(0), V = logits.size(1);
   STD_TORCH_CHECK(blank >= 0 && blank < V, "blank = ", blank, " is outside [0, ", V, ")");

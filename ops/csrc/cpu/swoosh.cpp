@@ -3,6 +3,7 @@
 
 #include "../activation.h"
 #include "../check.h"
+#include "../parallel.h"
 
 namespace lattica {
 namespace {
