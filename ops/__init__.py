@@ -14,7 +14,17 @@ from ops.rnnt_loss import (
     rnnt_loss_simple,
     rnnt_loss_smoothed,
 )
+from ops.rnnt_loss_fused import rnnt_loss_fused, rnnt_loss_pruned_fused
+from ops.rnnt_memory import rnnt_loss_memory
 from ops.rnnt_prune import do_rnnt_pruning, get_rnnt_prune_ranges
+from ops.swoosh import (
+    swoosh_l,
+    swoosh_l_forward,
+    swoosh_l_forward_and_deriv,
+    swoosh_r,
+    swoosh_r_forward,
+    swoosh_r_forward_and_deriv,
+)
 
 __all__ = [
     "do_rnnt_pruning",
@@ -26,7 +36,16 @@ __all__ = [
     "joint_mutual_information_recursion",
     "mutual_information_recursion",
     "rnnt_loss",
+    "rnnt_loss_fused",
+    "rnnt_loss_memory",
     "rnnt_loss_pruned",
+    "rnnt_loss_pruned_fused",
     "rnnt_loss_simple",
     "rnnt_loss_smoothed",
+    "swoosh_l",
+    "swoosh_l_forward",
+    "swoosh_l_forward_and_deriv",
+    "swoosh_r",
+    "swoosh_r_forward",
+    "swoosh_r_forward_and_deriv",
 ]

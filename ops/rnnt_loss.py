@@ -155,10 +155,7 @@ def get_rnnt_logprobs_pruned(
     symbols_NS1 = F.pad(symbols, (0, 1), value=termination_symbol)
     symbols_NTR = symbols_NS1[:, None, :].expand(N, T, S1).gather(2, ranges)
     symbol_NTR, blank_NTR = _symbol_and_blank(logits, symbols_NTR, termination_symbol, use_hat_loss)
-    outside = symbol_NTR.new_full((N, T, S1), float("-inf"))
-    symbol_NTS = outside.scatter(2, ranges, symbol_NTR)[:, :, :-1]
-    blank_NTS = outside.scatter(2, ranges, blank_NTR)
-    return _to_lattice(symbol_NTS, blank_NTS, boundary, rnnt_type)
+    return _band_to_lattice(symbol_NTR, blank_NTR, ranges, S1, boundary, rnnt_type)
 
 
 # ---------------------------------------------------------------------------------------------------------- losses
@@ -310,6 +307,15 @@ def _symbol_and_blank(logits: Tensor, symbols: Tensor, blank: int, use_hat_loss:
         blank_logit = logits[..., blank]
         symbol = logits.gather(-1, symbols[..., None]).squeeze(-1) - normalizer + F.logsigmoid(-blank_logit)
         return symbol, F.logsigmoid(blank_logit)
+
+
+def _band_to_lattice(
+    symbol_NTR: Tensor, blank_NTR: Tensor, ranges: Tensor, S1: int, boundary: Tensor | None, rnnt_type: str
+) -> LogProbs:
+    """`_to_lattice` of log-probabilities inside bands; those outside are -inf."""
+    outside_NTS = symbol_NTR.new_full((*ranges.shape[:2], S1), float("-inf"))
+    symbol_NTS = outside_NTS.scatter(2, ranges, symbol_NTR)[:, :, :-1]
+    return _to_lattice(symbol_NTS, outside_NTS.scatter(2, ranges, blank_NTR), boundary, rnnt_type)
 
 
 def _to_lattice(symbol_NTS: Tensor, blank_NTS: Tensor, boundary: Tensor | None, rnnt_type: str) -> LogProbs:

@@ -17,4 +17,16 @@ STABLE_TORCH_LIBRARY(lattica, m) {
 
   // x · sigmoid(x - 1) with dropout, and its derivative: see ops/double_swish.py.
   m.def("double_swish(Tensor x, Tensor? bytes, int drop) -> (Tensor y, Tensor derivative)");
+
+  // The steps of a tile of the fused loss between its matrix products: see ops/rnnt_loss_fused.py.
+  m.def("joiner_hidden(Tensor am, Tensor lm, Tensor am_rows, Tensor lm_rows, str activation, Tensor(a!) hidden) -> ()");
+  m.def("joiner_hidden_grad(Tensor am, Tensor lm, Tensor am_rows, Tensor lm_rows, str activation, Tensor hidden, "
+        "Tensor hidden_grad, Tensor(a!) am_grad, Tensor(b!) lm_grad) -> ()");
+  m.def("joiner_log_probs(Tensor logits, Tensor symbols, int blank, bool hat) -> "
+        "(Tensor symbol, Tensor blank, Tensor normalizer)");
+  m.def("joiner_logits_grad(Tensor logits, Tensor? logits_rows, Tensor normalizer, Tensor symbols, int blank, bool hat, "
+        "Tensor symbol_grad, Tensor blank_grad, Tensor(a!) grad) -> ()");
+
+  // Swoosh activations: see ops/swoosh.py.
+  m.def("swoosh(Tensor x, str kind, bool want_deriv) -> (Tensor y, Tensor deriv)");
 }
