@@ -200,6 +200,26 @@ def test_loss_of_an_utterance_does_not_depend_on_its_batch(rnnt_type: str) -> No
             torch.testing.assert_close(loss_N, whole.terms[name][rows], atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.parametrize("rnnt_type", ["regular", "modified", "constrained"])
+def test_fused_pruned_loss_equals_the_joiner_as_it_stands(rnnt_type: str) -> None:
+    batch = make_batch([60, 83, 71], [5, 8, 3])
+    results = []
+    for fused in (True, False):
+        model = make_model(dataclasses.replace(LOSS, rnnt_type=rnnt_type, fused=fused)).eval()
+        pruned_N = model(batch).terms["pruned"]
+        pruned_N.sum().backward()
+        results.append((pruned_N.detach(), [p.grad for p in model.parameters() if p.grad is not None]))
+    (fused_N, fused_grads), (plain_N, plain_grads) = results
+    torch.testing.assert_close(fused_N, plain_N)
+    torch.testing.assert_close(fused_grads, plain_grads, rtol=1e-4, atol=1e-4)
+
+
+def test_loss_memory_is_told_and_less_when_fused() -> None:
+    batch = make_batch([200, 180], [20, 18])
+    fused, plain = (make_model(dataclasses.replace(LOSS, fused=f)).loss_memory(batch) for f in (True, False))
+    assert 0 < fused < plain
+
+
 def test_only_terms_with_a_weight_are_computed() -> None:
     off, batch = Schedule(initial=0.0, final=0.0), make_batch([50], [3])
     for kept in ("simple", "pruned", "ctc"):

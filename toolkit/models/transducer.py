@@ -111,22 +111,61 @@ class TransducerModel(nn.Module):
         if not self.loss.pruned.used:
             return simple_N, None
         ranges_NTS = ops.get_rnnt_prune_ranges(*gradients, boundary=boundary_N4, s_range=self.loss.prune_range)
-        am_NTSJ, lm_NTSJ = ops.do_rnnt_pruning(
-            am=self.joiner.encoder_proj(encoder_out_NTD), lm=self.joiner.decoder_proj(decoder_out_NUE), ranges=ranges_NTS
+        pruned_loss = self._fused_pruned_loss if self.loss.fused else self._pruned_loss
+        am_NTJ, lm_NUJ = self.joiner.encoder_proj(encoder_out_NTD), self.joiner.decoder_proj(decoder_out_NUE)
+        return simple_N, pruned_loss(am_NTJ, lm_NUJ, ranges_NTS, tokens_NU, boundary_N4)
+
+    def _fused_pruned_loss(
+        self, am_NTJ: Tensor, lm_NUJ: Tensor, ranges_NTS: Tensor, tokens_NU: Tensor, boundary_N4: Tensor
+    ) -> Tensor:
+        """Joiner and loss in one: the (N, T, S, V) logits never exist as a whole."""
+        return ops.rnnt_loss_pruned_fused(
+            am_NTJ,
+            lm_NUJ,
+            ranges_NTS,
+            self.joiner.output.weight,
+            self.joiner.output.bias,
+            tokens_NU,
+            self.blank_id,
+            boundary=boundary_N4,
+            rnnt_type=self.loss.rnnt_type,
+            delay_penalty=self.loss.delay_penalty,
+            reduction="none",
         )
+
+    def _pruned_loss(
+        self, am_NTJ: Tensor, lm_NUJ: Tensor, ranges_NTS: Tensor, tokens_NU: Tensor, boundary_N4: Tensor
+    ) -> Tensor:
+        """The same by the joiner as it stands, for comparison."""
+        am_NTSJ, lm_NTSJ = ops.do_rnnt_pruning(am=am_NTJ, lm=lm_NUJ, ranges=ranges_NTS)
         logits_NTSV = self.joiner(am_NTSJ, lm_NTSJ, project_input=False)
-        with torch.autocast(am_NTV.device.type, enabled=False):
-            pruned_N = ops.rnnt_loss_pruned(
+        with torch.autocast(logits_NTSV.device.type, enabled=False):
+            return ops.rnnt_loss_pruned(
                 logits=logits_NTSV.float(),
                 symbols=tokens_NU,
                 ranges=ranges_NTS,
-                termination_symbol=blank,
+                termination_symbol=self.blank_id,
                 boundary=boundary_N4,
-                rnnt_type=rnnt_type,
+                rnnt_type=self.loss.rnnt_type,
                 delay_penalty=self.loss.delay_penalty,
                 reduction="none",
             )
-        return simple_N, pruned_N
+
+    def loss_memory(self, batch: Batch) -> int:
+        """Bytes that the pruned loss of `batch` will take, forward and backward, besides encoder and decoder."""
+        if not self.loss.pruned.used:
+            return 0
+        frames = int(self.encoder.subsampling.output_lens(batch.feature_lens_N).max())
+        return ops.rnnt_loss_memory(
+            len(batch),
+            frames,
+            batch.tokens_NU.shape[1],
+            self.vocab_size,
+            self.joiner.output.in_features,
+            s_range=self.loss.prune_range,
+            fused=self.loss.fused,
+            is_cpu=batch.features_NTF.device.type == "cpu",
+        )
 
     def ctc_loss(self, encoder_out_NTD: Tensor, lens_N: Tensor, tokens_NU: Tensor, token_lens_N: Tensor) -> Tensor:
         """The CTC head's negative log-likelihood (N,); inf where the frames cannot hold the tokens."""

@@ -97,9 +97,11 @@ class Reporter:
 
     def out_of_memory(self, state: TrainState, batch: Batch, saved: bool) -> str:
         data, path = self.config.data, self.config.exp_dir / "last.pt"
+        loss_memory = getattr(state.model, "loss_memory", None)
+        share = f" (its pruned loss alone takes {loss_memory(batch) / 1e9:.2f} GB)" if loss_memory else ""
         return (
             f"out of memory on {self.world.device} at epoch {state.epoch + 1}, step {state.step}, on a batch of "
-            f"{batch.describe()}. Lower data.max_duration (now {data.max_duration:g}; trainer.accumulate="
+            f"{batch.describe()}{share}. Lower data.max_duration (now {data.max_duration:g}; trainer.accumulate="
             f"{2 * self.trainer.accumulate} makes up for half of it) or data.max_seconds (now {data.max_seconds:g}), "
             "or set data.quadratic_duration; on a GPU trainer.precision=bf16 saves memory too. "
             f"{'Saved' if saved else 'The last checkpoint is'} {path}; started again, the run goes on from there"
