@@ -214,7 +214,8 @@ def rnnt_loss_smoothed(
     """`rnnt_loss_simple` with log-probabilities interpolated with those of lm alone and of am alone.
 
     (1 - lm_only_scale - am_only_scale) · log P + lm_only_scale · log P_lm + am_only_scale · log P_am keeps lm and am
-    sensible each by itself, which makes for better pruning bounds. The paper uses lm_only_scale = 0.25, am_only_scale = 0.
+    sensible each by itself, which makes for better pruning bounds. The paper uses lm_only_scale = 0.25 and
+    am_only_scale = 0.
     Other arguments, results and errors as in `rnnt_loss_simple`; P_am as in `get_rnnt_logprobs_smoothed`.
     """
     px, py = get_rnnt_logprobs_smoothed(
