@@ -279,7 +279,7 @@ def test_it_learns_eight_utterances_by_heart() -> None:
     model = TransducerModel(dataclasses.replace(MODEL, encoder=encoder), LOSS, VOCAB)
     batch = make_batch([60, 80, 70, 90, 100, 66, 77, 88], [5, 6, 4, 7, 8, 5, 6, 7])
     optimizer, scheduler = build_optimizer(model, ScaledAdamConfig(lr=0.05, warmup=0.05))
-    num_steps, num_tokens = 150, int(batch.token_lens_N.sum())
+    num_steps, num_tokens = 200, int(batch.token_lens_N.sum())
     for step in range(num_steps):
         scheduler.set_progress(step / num_steps)
         optimizer.zero_grad()
