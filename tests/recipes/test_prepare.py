@@ -20,7 +20,6 @@ from toolkit.data.datamodule import DataModule
 from toolkit.data.prepare import check_requirements, part_manifest, prepare, training_manifest
 from toolkit.data.tokenizer import Tokenizer
 
-
 DIGITS = {"ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE"}
 
 
