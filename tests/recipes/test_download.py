@@ -8,6 +8,7 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def make_archive(part: str, speaker: int) -> bytes:
             audio = io.BytesIO()
             sf.write(audio, 0.1 * rng.standard_normal(12000), 16000, format="FLAC")
             add(f"{speaker}-9-{i:04d}.flac", audio.getvalue())
-            lines.append(f"{speaker}-9-{i:04d} CHAPTER {'ONE TWO THREE'.split()[i]}\n")
+            lines.append(f"{speaker}-9-{i:04d} CHAPTER {('ONE', 'TWO', 'THREE')[i]}\n")
         add(f"{speaker}-9.trans.txt", "".join(lines).encode())
     return out.getvalue()
 
@@ -44,10 +45,10 @@ def make_archive(part: str, speaker: int) -> bytes:
 class Mirror(http.server.BaseHTTPRequestHandler):
     """Serves `files`; `cut` bytes of an answer's body are sent at most, then the connection closes."""
 
-    files: dict[str, bytes] = {}
+    files: ClassVar[dict[str, bytes]] = {}
     cut: int | None = None
     ranges = True
-    requests: list[tuple[str, str | None]] = []
+    requests: ClassVar[list[tuple[str, str | None]]] = []
 
     def do_HEAD(self) -> None:
         self.do_GET(body=False)
