@@ -1,6 +1,6 @@
 """FSA and transducer algorithms for PyTorch under k2's names: `import ops as k2`.
 
-Importing compiles nothing; the first op that is called does (see ops/build.py). ops/README.md is the map.
+Importing compiles nothing; the first op that is called does (see ops/build). ops/README.md is the map.
 """
 
 from ops.mutual_information import joint_mutual_information_recursion, mutual_information_recursion

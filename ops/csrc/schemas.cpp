@@ -1,4 +1,4 @@
-// The schema of every op of the namespace `lattica`, one a statement. ops/build.py reads this file, too, when there is no
+// The schema of every op of the namespace `lattica`, one a statement. ops/build reads this file, too, when there is no
 // compiler and ops/reference serves, so keep each schema in string literals of one `m.def(...)`.
 #include <torch/csrc/stable/library.h>
 

@@ -17,7 +17,6 @@ new each time.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import hashlib
@@ -38,7 +37,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 CSRC = PACKAGE / "csrc"
 PREBUILT = PACKAGE / "prebuilt"
 NAME = "lattica_ops"
@@ -427,17 +426,3 @@ def _serve_reference(dispatch_key: str, define: bool) -> None:
         if define:
             _reference_library.define(schema)
         _reference_library.impl(name, getattr(reference, name, None) or missing(name), dispatch_key)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m ops.build", description="Compile the ops now.")
-    parser.add_argument("--prebuilt", action="store_true", help="for any CPU of this architecture, into ops/prebuilt/")
-    args = parser.parse_args()
-    try:
-        print(build(portable=args.prebuilt))
-    except RuntimeError as error:
-        sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    main()
