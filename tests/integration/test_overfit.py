@@ -13,13 +13,13 @@ from toolkit.train.loop import Trainer
 
 
 def test_overfits_eight_utterances(tmp_path):
-    """WER 0 in less than a minute, from the averaged weights of best.pt, with every search."""
+    """WER 0 in less than a minute of one core, from the averaged weights of best.pt, with every search."""
     torch.set_num_threads(1)
     config = tiny_config(tmp_path, dropout=0.0, num_epochs=200, log_every=50, valid_every_epochs=50, average_period=5)
     data = FakeData(utterances=8, batch_size=8)
-    started = time.monotonic()
+    started = time.process_time()
     state = Trainer(config, make(config), WordTokenizer(), data).run()
-    assert time.monotonic() - started < 60
+    assert time.process_time() - started < 60
     assert state.best["valid/wer"] == 0.0
     path = config.exp_dir / "best.pt"
     contents = load_checkpoint(path)
