@@ -34,7 +34,9 @@ CASES = {
 }
 
 
-def random_batches(low: float, high: float, rate: float, vocab: int, seconds: float, count: int, seed: int) -> list[Batch]:
+def random_batches(
+    low: float, high: float, rate: float, vocab: int, seconds: float, count: int, seed: int
+) -> list[Batch]:
     """`count` batches of about `seconds` of audio each, of utterances of similar length as bucketing makes them."""
     g = torch.Generator().manual_seed(seed)
     pool = (low + (high - low) * torch.rand(int(4 * count * seconds / low), generator=g)).sort().values.tolist()
@@ -112,7 +114,9 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--case", help="only cases whose name contains this")
-    parser.add_argument("--profile", type=int, default=0, metavar="ROWS", help="print this many rows of the profiler's table")
+    parser.add_argument(
+        "--profile", type=int, default=0, metavar="ROWS", help="print this many rows of the profiler's table"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     config = load(CONF, [f"model={args.model}"]).model
@@ -124,9 +128,13 @@ def main() -> None:
         batches = [batch.to(args.device) for batch in batches]
         by_wall, by_cpu = measure(stepper, batches, args.repeat)
         size = sum(p.numel() for p in stepper.model.parameters()) / 1e6
-        print(f"{args.model} ({size:.2f} M) {name:20s} {by_wall:8.1f} audio s/s by wall, {by_cpu:8.1f} by two cores' time")
+        print(
+            f"{args.model} ({size:.2f} M) {name:20s} {by_wall:8.1f} audio s/s by wall, {by_cpu:8.1f} by two cores' time"
+        )
         if args.profile:
-            with profile(activities=list(ProfilerActivity) if args.device == "cuda" else [ProfilerActivity.CPU]) as prof:
+            with profile(
+                activities=list(ProfilerActivity) if args.device == "cuda" else [ProfilerActivity.CPU]
+            ) as prof:
                 stepper.step(batches[len(batches) // 2])
                 stepper.synchronize()
             key = "self_cuda_time_total" if args.device == "cuda" else "self_cpu_time_total"

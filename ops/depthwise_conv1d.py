@@ -22,7 +22,9 @@ def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
       (N, T, C), differentiable in all three. Half-precision inputs on a CPU are computed, and returned, in float32.
     """
     if x.ndim != 3 or weight.ndim != 2 or weight.shape[0] != x.shape[2] or weight.shape[1] % 2 != 1:
-        raise ValueError(f"x must be (N, T, C) and weight (C, W) with W odd, got {tuple(x.shape)} and {tuple(weight.shape)}")
+        raise ValueError(
+            f"x must be (N, T, C) and weight (C, W) with W odd, got {tuple(x.shape)} and {tuple(weight.shape)}"
+        )
     if bias.shape != (x.shape[2],):
         raise ValueError(f"bias must be (C,) with C = {x.shape[2]} of x, got {tuple(bias.shape)}")
     if x.device.type != "cpu":
@@ -31,7 +33,9 @@ def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if x.dtype not in (torch.float32, torch.float64):
         x = x.float()
     build.load()
-    return torch.ops.lattica.depthwise_conv1d(x.contiguous(), weight.to(x.dtype).contiguous(), bias.to(x.dtype).contiguous())
+    return torch.ops.lattica.depthwise_conv1d(
+        x.contiguous(), weight.to(x.dtype).contiguous(), bias.to(x.dtype).contiguous()
+    )
 
 
 @build.when_loaded

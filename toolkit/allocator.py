@@ -23,4 +23,4 @@ def keep_freed_memory() -> bool:
     except AttributeError:  # musl has none
         return False
     settings = ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, (1 << 31) - 1), (_M_TOP_PAD, 1 << 26))
-    return all([mallopt(name, value) == 1 for name, value in settings])
+    return sum(mallopt(name, value) for name, value in settings) == len(settings)  # 1 means done

@@ -29,7 +29,9 @@ class Section:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in {f.name for f in dataclasses.fields(self)}:  # type: ignore[arg-type]
-            raise AttributeError(f"config: {type(self).__name__} has no key {name!r}")  # e.g. +name=value on a command line
+            raise AttributeError(
+                f"config: {type(self).__name__} has no key {name!r}"
+            )  # e.g. +name=value on a command line
         if getattr(self, "_sealed", False):
             raise dataclasses.FrozenInstanceError(f"{type(self).__name__}.{name} cannot be changed after construction")
         object.__setattr__(self, name, value)
@@ -167,7 +169,9 @@ class NoiseConfig(Section):
     snr_db: list[float] = field(default_factory=lambda: [10.0, 20.0])
 
     def check(self) -> None:
-        require(len(self.snr_db) == 2 and self.snr_db[0] <= self.snr_db[1], "data.noise.snr_db", self.snr_db, "[low, high]")
+        require(
+            len(self.snr_db) == 2 and self.snr_db[0] <= self.snr_db[1], "data.noise.snr_db", self.snr_db, "[low, high]"
+        )
 
 
 @dataclass
@@ -205,7 +209,9 @@ class EncoderConfig(Section):
     layer_dropout: float = 0.075
 
     def check(self) -> None:
-        require(self.dim % self.num_heads == 0, "model.encoder.dim", self.dim, f"a multiple of num_heads={self.num_heads}")
+        require(
+            self.dim % self.num_heads == 0, "model.encoder.dim", self.dim, f"a multiple of num_heads={self.num_heads}"
+        )
         require(self.conv_kernel % 2 == 1, "model.encoder.conv_kernel", self.conv_kernel, "an odd number")
 
 

@@ -41,4 +41,3 @@ def program(work: Callable[[Config], object]) -> Callable[[DictConfig], None]:
             sys.exit(f"{name}: {type(error).__name__}: {error}\n(HYDRA_FULL_ERROR=1 shows where)")
 
     return main
-

@@ -16,5 +16,9 @@ def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def depthwise_conv1d_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias."""
     with torch.enable_grad():
-        inputs = (x.detach().requires_grad_(), weight.detach().requires_grad_(), weight.new_zeros(len(weight), requires_grad=True))
+        inputs = (
+            x.detach().requires_grad_(),
+            weight.detach().requires_grad_(),
+            weight.new_zeros(len(weight), requires_grad=True),
+        )
         return torch.autograd.grad(depthwise_conv1d(*inputs), inputs, grad)

@@ -37,7 +37,9 @@ def test_every_experiment_builds_its_model(experiment: str) -> None:
     assert sum(p.numel() for p in model.parameters()) > 1_000_000
 
 
-@pytest.mark.parametrize("override", ["trainer.num_epoch=3", "corpus.trian_minutes=3", "modle=tiny", "loss.ctc.weight=1"])
+@pytest.mark.parametrize(
+    "override", ["trainer.num_epoch=3", "corpus.trian_minutes=3", "modle=tiny", "loss.ctc.weight=1"]
+)
 def test_an_unknown_key_is_named(override: str) -> None:
     with pytest.raises(ConfigCompositionException) as error:
         load(CONF, [override])

@@ -6,6 +6,8 @@ schedules.py     Eden and Noam, as functions of the fraction of the run that is 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -26,12 +28,18 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> tuple[torch.optim.
         # Weight decay is for matrices; biases, log-scales and the like have a meaningful size of their own.
         matrices = [p for p in parameters if p.ndim >= 2]
         others = [p for p in parameters if p.ndim < 2]
-        groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
         adamw = torch.optim.AdamW(
-            [group for group in groups if group["params"]], config.lr, _pair(config.betas), weight_decay=config.weight_decay, fused=True
+            [group for group in groups if group["params"]],
+            config.lr,
+            _pair(config.betas),
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         return adamw, Noam(adamw, config.warmup)
-    raise ValueError(f"optim: no optimizer for a {type(config).__name__}, expected one of ScaledAdamConfig, AdamWConfig")
+    raise ValueError(
+        f"optim: no optimizer for a {type(config).__name__}, expected one of ScaledAdamConfig, AdamWConfig"
+    )
 
 
 def _pair(betas: list[float]) -> tuple[float, float]:

@@ -56,7 +56,9 @@ class ScaledAdam(torch.optim.Optimizer):
             raise ValueError(f"lr={lr}: expected 0 or more")
         if not clipping_scale > 0.0:
             raise ValueError(f"clipping_scale={clipping_scale}: expected more than 0 (inf turns clipping off)")
-        super().__init__(params, dict(lr=lr, betas=betas, clipping_scale=clipping_scale, eps=eps, norms=[], steps=0))
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "clipping_scale": clipping_scale, "eps": eps, "norms": [], "steps": 0}
+        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -158,7 +160,9 @@ class Stack:
         grads, second = self.state["scale_grads"], self.state["scale_second_moment"]
         second.mul_(beta2).add_(grads.square().mean(dim=0), alpha=1.0 - beta2)
         correction = (1.0 - beta2 ** (steps // SCALE_PERIOD)) ** 0.5
-        scale_step = grads.sum(dim=0).mul_(-SCALE_LR * self.group["lr"] * correction).div_(second.sqrt().add_(self.group["eps"]))
+        scale_step = (
+            grads.sum(dim=0).mul_(-SCALE_LR * self.group["lr"] * correction).div_(second.sqrt().add_(self.group["eps"]))
+        )
         # A tensor that has all but vanished must not be shrunk further (it would never come back), nor a large one grown.
         scale_step.masked_fill_((rms < MIN_RMS) & (scale_step < 0), 0.0)
         scale_step.masked_fill_((rms > MAX_RMS) & (scale_step > 0), 0.0)

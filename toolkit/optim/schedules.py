@@ -58,7 +58,10 @@ class Eden(Schedule):
 
 
 class Noam(Schedule):
-    """A linear rise from 0 to the peak over the first `warmup` of the run, then a fall like 1 / sqrt(progress) (Vaswani et al. 2017)."""
+    """A linear rise from 0 to the peak over the first `warmup` of the run, then a fall like 1 / sqrt(progress).
+
+    Source: Vaswani et al. 2017, arXiv 1706.03762.
+    """
 
     def __init__(self, optimizer: torch.optim.Optimizer, warmup: float) -> None:
         if not warmup > 0.0:
