@@ -29,4 +29,9 @@ STABLE_TORCH_LIBRARY(lattica, m) {
 
   // Swoosh activations: see ops/swoosh.py.
   m.def("swoosh(Tensor x, str kind, bool want_deriv) -> (Tensor y, Tensor deriv)");
+
+  // Self-attention with relative positions: see ops/relative_attention.py.
+  m.def("relative_attention(Tensor x, Tensor cos, Tensor sin, Tensor lens, int num_heads) -> (Tensor out, Tensor weights)");
+  m.def("relative_attention_backward(Tensor grad, Tensor x, Tensor weights, Tensor cos, Tensor sin, Tensor lens, "
+        "int num_heads) -> Tensor");
 }

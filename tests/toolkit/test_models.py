@@ -10,7 +10,7 @@ from torch import Tensor
 
 from toolkit.config import DecoderConfig, EncoderConfig, LossConfig, ModelConfig, ScaledAdamConfig, Schedule
 from toolkit.data.batch import Batch
-from toolkit.models.attention import POSITION_DIM, RelativeAttention, position_angles
+from toolkit.models.attention import NUM_FREQUENCIES, RelativeAttention, position_angles
 from toolkit.models.conformer import Conformer
 from toolkit.models.decoder import StatelessDecoder
 from toolkit.models.joiner import Joiner
@@ -126,25 +126,24 @@ def test_an_utterance_too_short_for_one_frame_does_not_disturb_the_others() -> N
 
 def test_relative_attention_is_its_formula() -> None:
     torch.manual_seed(0)
-    T, H, K, W, lens = 5, 2, 4, POSITION_DIM // 2, [5, 3]
+    T, H, K, W, lens = 5, 2, 4, NUM_FREQUENCIES, [5, 3]
     attention = RelativeAttention(H * K, H)
     x_NTD = torch.randn(2, T, H * K)
-    padding_NT = torch.arange(T) >= torch.tensor(lens)[:, None]
-    y_NTD = attention(x_NTD, position_angles(T, x_NTD.device), padding_NT)
+    y_NTD = attention(x_NTD, position_angles(T, x_NTD.device), torch.tensor(lens))
     rates_W = position_angles(2, x_NTD.device)[1]
     for n in range(2):
         q, a, b, k, v = attention.in_proj(x_NTD[n]).view(T, H, -1).split([K, W, W, K, K], dim=2)
         heads = []
         for h in range(H):
             rows = []
-            for i in range(T):
+            for i in range(lens[n]):
                 scores = []
                 for j in range(lens[n]):
                     where = a[i, h] @ torch.cos(rates_W * (j - i)) + b[i, h] @ torch.sin(rates_W * (j - i))
                     scores.append(q[i, h] @ k[j, h] / K**0.5 + where / W**0.5)
                 rows.append(torch.stack(scores).softmax(0) @ v[: lens[n], h])
             heads.append(torch.stack(rows))
-        torch.testing.assert_close(y_NTD[n], attention.out_proj(torch.cat(heads, dim=1)), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(y_NTD[n, : lens[n]], attention.out_proj(torch.cat(heads, dim=1)), atol=1e-5, rtol=1e-4)
 
 
 def test_layer_dropout_leaves_layers_out_in_training_only() -> None:

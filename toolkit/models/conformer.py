@@ -47,7 +47,7 @@ class Conformer(nn.Module):
         angles_TW = position_angles(x_NTD.shape[1], x_NTD.device)
         padding_NT = ~frame_mask(lens_N, x_NTD.shape[1])
         for layer in self.layers:
-            x_NTD = layer(x_NTD, angles_TW, padding_NT)
+            x_NTD = layer(x_NTD, angles_TW, lens_N, padding_NT)
         return x_NTD, lens_N
 
 
@@ -78,11 +78,11 @@ class ConformerLayer(nn.Module):
         self.balancer = ActivationBalancer(min_positive=0.45, max_positive=0.55, max_abs=6.0)
         self.norm = BasicNorm()
 
-    def forward(self, x_NTD: Tensor, angles_TW: Tensor, padding_NT: Tensor) -> Tensor:
+    def forward(self, x_NTD: Tensor, angles_TW: Tensor, lens_N: Tensor, padding_NT: Tensor) -> Tensor:
         if self.training and self.layer_dropout > 0.0 and torch.rand(()).item() < self.layer_dropout:
             return x_NTD
         x_NTD = x_NTD + self._drop(self.feed_forward1(x_NTD))
-        x_NTD = x_NTD + self._drop(self.attention(x_NTD, angles_TW, padding_NT))
+        x_NTD = x_NTD + self._drop(self.attention(x_NTD, angles_TW, lens_N))
         x_NTD = x_NTD + self._drop(self.convolution(x_NTD, padding_NT))
         x_NTD = x_NTD + self._drop(self.feed_forward2(x_NTD))
         return self.norm(self.balancer(x_NTD))
