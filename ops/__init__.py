@@ -3,7 +3,10 @@
 Importing compiles nothing; the first op that is called does (see ops/build). ops/README.md is the map.
 """
 
+from ops.depthwise_conv1d import depthwise_conv1d
+from ops.double_swish import double_swish
 from ops.mutual_information import joint_mutual_information_recursion, mutual_information_recursion
+from ops.relative_attention import relative_attention
 from ops.rnnt_loss import (
     get_rnnt_logprobs,
     get_rnnt_logprobs_joint,
@@ -27,7 +30,9 @@ from ops.swoosh import (
 )
 
 __all__ = [
+    "depthwise_conv1d",
     "do_rnnt_pruning",
+    "double_swish",
     "get_rnnt_logprobs",
     "get_rnnt_logprobs_joint",
     "get_rnnt_logprobs_pruned",
@@ -35,6 +40,7 @@ __all__ = [
     "get_rnnt_prune_ranges",
     "joint_mutual_information_recursion",
     "mutual_information_recursion",
+    "relative_attention",
     "rnnt_loss",
     "rnnt_loss_fused",
     "rnnt_loss_memory",

@@ -75,7 +75,7 @@ class ScaledAdam(torch.optim.Optimizer):
         return loss
 
     def _clipping_factor(self, stacks: list[Stack], group: dict[str, Any]) -> float:
-        squares = [((s.grad * s.rms) if s.is_scaled else s.grad).square_().sum() for s in stacks]
+        squares = [((s.grad * s.rms) if s.is_scaled else s.grad).square().sum() for s in stacks]
         norm = torch.stack(squares).sum().sqrt().item()
         if len(group["norms"]) < MIN_NORMS:
             factor = 1.0
