@@ -15,7 +15,6 @@ NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin") 
 SOURCES = sorted((build.CSRC / "cuda").glob("*.cu"))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(NVCC is None, reason="no nvcc")
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
 def test_compiles_to_an_object(source: Path, tmp_path: Path) -> None:
@@ -43,4 +42,4 @@ def test_compiles_to_an_object(source: Path, tmp_path: Path) -> None:
 
 
 def test_every_cuda_source_has_its_cpu_twin() -> None:
-    assert [path.stem for path in SOURCES] == sorted(path.stem for path in (build.CSRC / "cpu").glob("*.cpp"))
+    assert {path.stem for path in SOURCES} <= {path.stem for path in (build.CSRC / "cpu").glob("*.cpp")}
