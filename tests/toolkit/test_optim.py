@@ -58,6 +58,8 @@ class PlainScaledAdam:
             d = -self.lr * size * g / (self.v[i] / (1 - 0.98**self.t)).sqrt()
             self.delta[i] = 0.9 * self.delta[i] + 0.1 * (d + scale_step * p)
             self.params[i] = p + self.delta[i]
+            if p.numel() == 1:
+                self.params[i] = self.params[i].clamp(-10, 10)
 
 
 def make_params() -> list[nn.Parameter]:

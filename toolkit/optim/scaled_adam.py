@@ -35,7 +35,8 @@ class ScaledAdam(torch.optim.Optimizer):
                   at SCALE_LR · lr: d += θ · step(s)
       momentum    δ = β1 δ + (1 - β1) d;   θ += δ
 
-    One-element parameters are often log-scales or the like, whose size means nothing: plain Adam at SCALE_LR · lr.
+    One-element parameters are often log-scales or the like, whose size means nothing: plain Adam at SCALE_LR · lr,
+    kept within ± MAX_SCALAR.
 
     Clipping: the norm of the gradient with respect to the log of the parameters, so to say, sqrt(Σ |g|² rms(θ)²), is
     compared with `clipping_scale` times the median of its last values; a gradient beyond that is scaled down to it.
