@@ -65,7 +65,7 @@ class PlainScaledAdam:
 def make_params() -> list[nn.Parameter]:
     g = torch.Generator().manual_seed(0)
     shapes = [(5, 3), (7,), (5, 3), (), (1,), (2, 2, 2), (7,)]
-    return [nn.Parameter(torch.randn(shape, generator=g) * 10.0 ** (-i % 3)) for i, shape in enumerate(shapes)]
+    return [nn.Parameter(torch.randn(shape, generator=g) * 10.0 ** -(i % 3)) for i, shape in enumerate(shapes)]
 
 
 def test_scaled_adam_is_what_its_docstring_says() -> None:
