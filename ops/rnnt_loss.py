@@ -192,7 +192,7 @@ def rnnt_loss_simple(
     Raises ValueError naming the argument that does not fit.
 
     Source: Kuang et al., arXiv 2206.13236; rnnt_type and lm_only_scale: Kang et al., arXiv 2211.00484; delay_penalty:
-    Kang et al., arXiv 2210.17049.
+    Kang et al., arXiv 2211.00490.
     """
     px, py = get_rnnt_logprobs(lm, am, symbols, termination_symbol, boundary, rnnt_type)
     return _loss(px, py, boundary, delay_penalty, reduction, return_grad)
@@ -214,7 +214,7 @@ def rnnt_loss_smoothed(
     """`rnnt_loss_simple` with log-probabilities interpolated with those of lm alone and of am alone.
 
     (1 - lm_only_scale - am_only_scale) · log P + lm_only_scale · log P_lm + am_only_scale · log P_am keeps lm and am
-    sensible each by itself, which makes for better pruning bounds. The paper uses lm_only_scale = 0.25, am_only_scale = 0.
+    sensible each by itself, which makes for better pruning bounds. The paper uses 0.25 and 0.
     Other arguments, results and errors as in `rnnt_loss_simple`; P_am as in `get_rnnt_logprobs_smoothed`.
     """
     px, py = get_rnnt_logprobs_smoothed(

@@ -111,21 +111,24 @@ class TransducerModel(nn.Module):
         if not self.loss.pruned.used:
             return simple_N, None
         ranges_NTS = ops.get_rnnt_prune_ranges(*gradients, boundary=boundary_N4, s_range=self.loss.prune_range)
-        am_NTSJ, lm_NTSJ = ops.do_rnnt_pruning(
-            am=self.joiner.encoder_proj(encoder_out_NTD), lm=self.joiner.decoder_proj(decoder_out_NUE), ranges=ranges_NTS
-        )
-        logits_NTSV = self.joiner(am_NTSJ, lm_NTSJ, project_input=False)
-        with torch.autocast(am_NTV.device.type, enabled=False):
-            pruned_N = ops.rnnt_loss_pruned(
-                logits=logits_NTSV.float(),
-                symbols=tokens_NU,
-                ranges=ranges_NTS,
-                termination_symbol=blank,
-                boundary=boundary_N4,
-                rnnt_type=rnnt_type,
-                delay_penalty=self.loss.delay_penalty,
-                reduction="none",
+        am_NTJ, lm_NUJ = self.joiner.encoder_proj(encoder_out_NTD), self.joiner.decoder_proj(decoder_out_NUE)
+        lattice = {
+            "symbols": tokens_NU,
+            "ranges": ranges_NTS,
+            "termination_symbol": blank,
+            "boundary": boundary_N4,
+            "rnnt_type": rnnt_type,
+            "delay_penalty": self.loss.delay_penalty,
+            "reduction": "none",
+        }
+        if self.loss.fused:
+            output = self.joiner.output
+            return simple_N, ops.rnnt_loss_pruned_fused(
+                am_NTJ, lm_NUJ, joiner_weight=output.weight, joiner_bias=output.bias, **lattice
             )
+        logits_NTSV = self.joiner(*ops.do_rnnt_pruning(am_NTJ, lm_NUJ, ranges_NTS), project_input=False)
+        with torch.autocast(am_NTV.device.type, enabled=False):
+            pruned_N = ops.rnnt_loss_pruned(logits_NTSV.float(), **lattice)
         return simple_N, pruned_N
 
     def ctc_loss(self, encoder_out_NTD: Tensor, lens_N: Tensor, tokens_NU: Tensor, token_lens_N: Tensor) -> Tensor:
