@@ -192,7 +192,7 @@ def rnnt_loss_simple(
     Raises ValueError naming the argument that does not fit.
 
     Source: Kuang et al., arXiv 2206.13236; rnnt_type and lm_only_scale: Kang et al., arXiv 2211.00484; delay_penalty:
-    Kang et al., arXiv 2210.17049.
+    Kang et al., arXiv 2211.00490.
     """
     px, py = get_rnnt_logprobs(lm, am, symbols, termination_symbol, boundary, rnnt_type)
     return _loss(px, py, boundary, delay_penalty, reduction, return_grad)

@@ -3,9 +3,8 @@
 The joiner is activation(am[t] + lm[s]) → linear → log-softmax, of which the loss needs two numbers for each (t, s):
 the log-probabilities of the blank and of the next symbol. So the rows (n, t, s) are taken a tile at a time. The
 forward pass keeps those two numbers and the softmax's denominator; the backward pass makes the tile's logits anew and
-turns them into gradients at once. Two things save time: rows of padding are never computed, and the logits of as many
-rows as fit into `keep_bytes` are kept for the backward pass, which then takes three matrix products, as the joiner
-itself does, not four.
+turns them into gradients at once. What saves time: rows of padding are never computed; rows that no likely path visits
+have no backward pass; and `keep_bytes` may keep logits, so that these rows need not be computed anew.
 
 N utterances, T frames, S symbols, R positions in a band, D joiner dimension, V classes, M rows of a tile; shapes are
 suffixed to names.
@@ -41,7 +40,7 @@ def rnnt_loss_pruned_fused(
     activation: str = "tanh",
     reduction: str | None = "mean",
     use_hat_loss: bool = False,
-    keep_bytes: int | None = None,
+    keep_bytes: int = 0,
 ) -> Tensor:
     """`rnnt_loss_pruned` of linear(activation(am[t] + lm[s])), computed by tiles.
 
@@ -61,8 +60,8 @@ def rnnt_loss_pruned_fused(
       termination_symbol: the blank, in [0, V).
       boundary, rnnt_type, delay_penalty, reduction, use_hat_loss: as in `rnnt_loss`.
       activation: "tanh", "swoosh_l", "swoosh_r" or "identity".
-      keep_bytes: how much memory may hold logits from the forward to the backward pass; None: see `default_keep_bytes`.
-        0 takes the least memory and one more matrix product.
+      keep_bytes: memory that may hold logits from the forward to the backward pass. Rows whose logits do not fit take
+        a fourth matrix product; in a trained model few rows get so far, see below.
 
     Returns:
       The loss, float32 (float64 for float64 inputs). +inf, with gradient 0, for an utterance without a path.
@@ -99,7 +98,7 @@ def rnnt_loss_fused(
     activation: str = "tanh",
     reduction: str | None = "mean",
     use_hat_loss: bool = False,
-    keep_bytes: int | None = None,
+    keep_bytes: int = 0,
 ) -> Tensor:
     """The full (unpruned) transducer loss of linear(activation(am[t] + lm[s])) over every frame and position, by tiles.
 
@@ -116,17 +115,9 @@ def rnnt_loss_fused(
     return _loss(px, py, boundary, delay_penalty, reduction, return_grad=False)
 
 
-def default_keep_bytes(rows: int, num_classes: int, element_size: int) -> int:
-    """Memory for kept logits unless the caller says how much: half of all, but at most 256 MiB.
-
-    With half of them the loss takes about a quarter of what it takes with the joiner's output in memory.
-    """
-    return min(rows * num_classes * element_size // 2, 1 << 28)
-
-
 def tile_rows(is_cpu: bool, joiner_dim: int, num_classes: int) -> int:
     """Rows computed at a time: on a CPU a tile should stay in its caches, on a GPU it should fill the device."""
-    numbers = 1 << 20 if is_cpu else 1 << 23
+    numbers = 1 << 19 if is_cpu else 1 << 23
     return max(128, min(1 << 14, numbers // (joiner_dim + num_classes)))
 
 
@@ -143,7 +134,7 @@ def _joiner_log_probs(
     boundary: Tensor | None,
     activation: str,
     hat: bool,
-    keep_bytes: int | None,
+    keep_bytes: int,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the next symbol and of the blank, both (N, T, R); 0 where no path of the lattice leads."""
     weight, bias = linear
@@ -158,8 +149,6 @@ def _joiner_log_probs(
     boundary = check_boundary(boundary, N, S1 - 1, T, am.device)
     R = S1 if ranges is None else ranges.shape[2]
     needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (am, lm, weight, bias))
-    if keep_bytes is None:
-        keep_bytes = default_keep_bytes(N * T * R, V, am.element_size())
     keep_rows = min(N * T * R, keep_bytes // (V * am.element_size())) if needs_grad else 0
     symbol, blank_, _, _ = _log_probs_op(
         am, lm, weight, bias, ranges, symbols, boundary, blank, activation, hat, keep_rows
@@ -257,7 +246,7 @@ def _log_probs_op(
 
     rows = rows_of.in_lattice_NTR(am.device).reshape(-1).nonzero().squeeze(1)
     num_kept = min(keep_rows, len(rows))
-    tile = min(tile_rows(am.is_cpu, D, V), len(rows))
+    tile = max(1, min(tile_rows(am.is_cpu, D, V), len(rows)))
     hidden_buffer = am.new_empty(tile, D)
     logits_buffer = am.new_empty(tile if num_kept < len(rows) else 0, V)
     for begin, end in [*_tiles(0, num_kept, tile), *_tiles(num_kept, len(rows), tile)]:
@@ -321,7 +310,7 @@ def _backward_op(
     kept_index = (in_lattice_NTR.reshape(-1).cumsum(0) - 1)[rows]
     num_kept = int((kept_index < len(kept)).sum())
     symbol_grad, blank_grad, normalizer = (x.reshape(-1) for x in (symbol_grad_NTR, blank_grad_NTR, normalizer_NTR))
-    tile = min(tile_rows(am.is_cpu, D, V), len(rows))
+    tile = max(1, min(tile_rows(am.is_cpu, D, V), len(rows)))
     buffers = am.new_empty(tile, D), am.new_empty(tile, D), am.new_empty(tile, V)
     for begin, end in [*_tiles(0, num_kept, tile), *_tiles(num_kept, len(rows), tile)]:
         rows_M = rows[begin:end]

@@ -6,14 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from ops.rnnt_loss_fused import default_keep_bytes, tile_rows
-
-# Tensors that are alive at the peak, as measured: of the size of the lattice (N, T, S + 1), of the rows (N, T, R), and,
-# unfused, of the rows times D (decoder's part, activations, their gradient) and times V (logits, their gradient).
-LATTICE_TENSORS = 6
-ROW_TENSORS = 9
-UNFUSED_HIDDEN = 3
-UNFUSED_LOGITS = 2
+from ops.rnnt_loss_fused import tile_rows
 
 
 def rnnt_loss_memory(
@@ -25,7 +18,7 @@ def rnnt_loss_memory(
     s_range: int | None = None,
     dtype: torch.dtype = torch.float32,
     fused: bool = True,
-    keep_bytes: int | None = None,
+    keep_bytes: int = 0,
     is_cpu: bool = True,
 ) -> int:
     """Peak memory in bytes of forward and backward of the joiner and its loss, on top of am, lm and the weights.
@@ -52,18 +45,20 @@ def rnnt_loss_memory(
     R = S1 if s_range is None else min(s_range, S1)
     rows, element = N * T * R, dtype.itemsize
     wide = max(4, element)  # of sums and the recursion
-    # Log-probabilities of rows and of lattice cells, occupations and gradients of both.
-    lattice = wide * (LATTICE_TENSORS * N * T * S1 + ROW_TENSORS * rows)
-    gradients = (N * T * D + N * S1 * D + V * D + V) * (wide if fused else element)
-    if not fused:
-        return lattice + gradients + rows * (UNFUSED_HIDDEN * D + UNFUSED_LOGITS * V) * element
-    if keep_bytes is None:
-        keep_bytes = default_keep_bytes(rows, V, element)
-    kept = min(rows, keep_bytes // (V * element)) * V * element
-    # On a GPU, and in half precision, PyTorch's own steps make float32 copies of a tile.
-    copies = 0 if is_cpu and element >= 4 else 3 * wide
-    tile = min(rows, tile_rows(is_cpu, D, V)) * ((2 * D + V) * element + (D + V) * copies)
-    return lattice + gradients + kept + tile
+    lattice, per_row = N * T * S1 * wide, rows * wide
+    gradients = (N * T * D + N * S1 * D + V * D + V) * wide
+    # How many tensors of each size are alive at once was found by measuring; the larger of the two peaks counts: the
+    # recursion, with what the joiner keeps for later, or the joiner's backward pass.
+    if fused:
+        kept = min(rows, keep_bytes // (V * element)) * V * element
+        # On a GPU, and in half precision, PyTorch's own steps make wide copies of a tile.
+        copies = 0 if is_cpu and element >= 4 else 3 * wide
+        tile = min(rows, tile_rows(is_cpu, D, V)) * ((2 * D + V) * element + (D + V) * copies)
+        return kept + max(6 * lattice + 3 * per_row, 2 * lattice + 9 * per_row + tile + gradients)
+    kept = rows * (D + V) * element
+    # Logits and their gradient beside the activations; then the gradients of activations and of their argument.
+    joiner = rows * max(D + 2 * V, 2 * D + V, (2 if s_range is None else 3) * D) * element
+    return max(kept + 6 * lattice + 3 * per_row, joiner + 2 * lattice + 4 * per_row)
 
 
 def measured_peak(run: Callable[[], object], device: str = "cpu") -> int:

@@ -243,7 +243,7 @@ class LossConfig(Section):
     lm_only_scale: float = 0.25
     am_only_scale: float = 0.0
     delay_penalty: float = 0.0
-    fused: bool = True  # joiner and pruned loss computed together, by tiles: the same values in a quarter of the memory
+    fused: bool = True  # the pruned loss holds no joiner output; False takes four times the memory for the same numbers
     simple: Schedule = field(default_factory=lambda: Schedule(initial=1.0, final=0.5, warmup=0.1))
     pruned: Schedule = field(default_factory=lambda: Schedule(initial=0.1, final=1.0, warmup=0.1))
     ctc: Schedule = field(default_factory=lambda: Schedule(initial=0.0, final=0.0))

@@ -98,7 +98,7 @@ def batches(shapes_file: str | None, device: str, dtype: torch.dtype, scale: flo
 # ------------------------------------------------------------------------------------------------------- contestants
 
 
-def fused(batch: Batch, keep_bytes: int | None = None) -> Tensor:
+def fused(batch: Batch, keep_bytes: int = 0) -> Tensor:
     b = batch
     return ops.rnnt_loss_pruned_fused(
         b.am, b.lm, b.ranges, b.weight, b.bias, b.symbols, 0, b.boundary, keep_bytes=keep_bytes
@@ -166,7 +166,7 @@ def contestants(batch: Batch, full: bool) -> dict[str, Callable[[], object]]:
     runs: dict[str, Callable[[], object]] = {
         "bare": bare(batch),
         "fused": with_backward(lambda: fused(batch)),
-        "fused, keep_bytes=0": with_backward(lambda: fused(batch, 0)),
+        "fused, all logits kept": with_backward(lambda: fused(batch, 1 << 40)),
         "unfused": with_backward(lambda: unfused(batch)),
         "plain PyTorch": with_backward(lambda: plain_pytorch(batch)),
     }

@@ -13,7 +13,9 @@ from ops import build, reference
 def sample(N: int, T: int, C: int, W: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
     g = torch.Generator().manual_seed(N + T + C + W)
     shapes = ((N, T, C), (C, W), (C,))
-    return [torch.randn(*shape, generator=g, dtype=torch.float64).to(device, dtype).requires_grad_() for shape in shapes]
+    return [
+        torch.randn(*shape, generator=g, dtype=torch.float64).to(device, dtype).requires_grad_() for shape in shapes
+    ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

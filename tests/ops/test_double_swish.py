@@ -37,7 +37,9 @@ def test_with_bytes_equals_the_reference() -> None:
     build.load()
     x, bytes_ = torch.randn(5, 2001), random_bytes(5 * 2001)
     for drop in (0, 1, 26, 128):
-        for ours, theirs in zip(torch.ops.lattica.double_swish(x, bytes_, drop), reference.double_swish(x, bytes_, drop)):
+        for ours, theirs in zip(
+            torch.ops.lattica.double_swish(x, bytes_, drop), reference.double_swish(x, bytes_, drop)
+        ):
             torch.testing.assert_close(ours, theirs, atol=3e-6, rtol=1e-5)
 
 

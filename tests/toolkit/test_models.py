@@ -143,7 +143,9 @@ def test_relative_attention_is_its_formula() -> None:
                     scores.append(q[i, h] @ k[j, h] / K**0.5 + where / W**0.5)
                 rows.append(torch.stack(scores).softmax(0) @ v[: lens[n], h])
             heads.append(torch.stack(rows))
-        torch.testing.assert_close(y_NTD[n, : lens[n]], attention.out_proj(torch.cat(heads, dim=1)), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            y_NTD[n, : lens[n]], attention.out_proj(torch.cat(heads, dim=1)), atol=1e-5, rtol=1e-4
+        )
 
 
 def test_layer_dropout_leaves_layers_out_in_training_only() -> None:

@@ -51,8 +51,8 @@ class PlainScaledAdam:
                     last = self.scale_grads[i][-4:]
                     beta = 0.98**4
                     self.scale_v[i] = beta * self.scale_v[i] + (1 - beta) * sum(x * x for x in last) / 4
-                    scale_step = -0.1 * self.lr * sum(last) / (
-                        math.sqrt(self.scale_v[i] / (1 - beta ** (self.t // 4))) + 1e-8
+                    scale_step = (
+                        -0.1 * self.lr * sum(last) / (math.sqrt(self.scale_v[i] / (1 - beta ** (self.t // 4))) + 1e-8)
                     )
             size = max(self.sizes[i], MIN_RMS) if p.numel() > 1 else 0.1
             d = -self.lr * size * g / (self.v[i] / (1 - 0.98**self.t)).sqrt()

@@ -40,7 +40,9 @@ class StatelessDecoder(nn.Module):
         if need_pad:
             y_NU = F.pad(y_NU, (self.context_size - 1, 0), value=self.blank_id)
         elif y_NU.shape[1] < self.context_size:
-            raise ValueError(f"y_NU has {y_NU.shape[1]} tokens: expected {self.context_size} or more with need_pad=False")
+            raise ValueError(
+                f"y_NU has {y_NU.shape[1]} tokens: expected {self.context_size} or more with need_pad=False"
+            )
         x_NUD = self.embedding(y_NU)
         if self.conv is not None:
             x_NUD = self.conv(x_NUD.transpose(1, 2)).transpose(1, 2)

@@ -110,46 +110,26 @@ class TransducerModel(nn.Module):
             )
         if not self.loss.pruned.used:
             return simple_N, None
-        ranges_NTS = ops.get_rnnt_prune_ranges(*gradients, boundary=boundary_N4, s_range=self.loss.prune_range)
-        pruned_loss = self._fused_pruned_loss if self.loss.fused else self._pruned_loss
+        ranges_NTS = ops.get_rnnt_prune_ranges(gradients[0], gradients[1], boundary_N4, self.loss.prune_range)
         am_NTJ, lm_NUJ = self.joiner.encoder_proj(encoder_out_NTD), self.joiner.decoder_proj(decoder_out_NUE)
-        return simple_N, pruned_loss(am_NTJ, lm_NUJ, ranges_NTS, tokens_NU, boundary_N4)
-
-    def _fused_pruned_loss(
-        self, am_NTJ: Tensor, lm_NUJ: Tensor, ranges_NTS: Tensor, tokens_NU: Tensor, boundary_N4: Tensor
-    ) -> Tensor:
-        """Joiner and loss in one: the (N, T, S, V) logits never exist as a whole."""
-        return ops.rnnt_loss_pruned_fused(
-            am_NTJ,
-            lm_NUJ,
-            ranges_NTS,
-            self.joiner.output.weight,
-            self.joiner.output.bias,
-            tokens_NU,
-            self.blank_id,
-            boundary=boundary_N4,
-            rnnt_type=self.loss.rnnt_type,
-            delay_penalty=self.loss.delay_penalty,
-            reduction="none",
-        )
-
-    def _pruned_loss(
-        self, am_NTJ: Tensor, lm_NUJ: Tensor, ranges_NTS: Tensor, tokens_NU: Tensor, boundary_N4: Tensor
-    ) -> Tensor:
-        """The same by the joiner as it stands, for comparison."""
-        am_NTSJ, lm_NTSJ = ops.do_rnnt_pruning(am=am_NTJ, lm=lm_NUJ, ranges=ranges_NTS)
-        logits_NTSV = self.joiner(am_NTSJ, lm_NTSJ, project_input=False)
-        with torch.autocast(logits_NTSV.device.type, enabled=False):
-            return ops.rnnt_loss_pruned(
-                logits=logits_NTSV.float(),
-                symbols=tokens_NU,
-                ranges=ranges_NTS,
-                termination_symbol=self.blank_id,
-                boundary=boundary_N4,
-                rnnt_type=self.loss.rnnt_type,
-                delay_penalty=self.loss.delay_penalty,
-                reduction="none",
+        lattice = {
+            "symbols": tokens_NU,
+            "ranges": ranges_NTS,
+            "termination_symbol": blank,
+            "boundary": boundary_N4,
+            "rnnt_type": rnnt_type,
+            "delay_penalty": self.loss.delay_penalty,
+            "reduction": "none",
+        }
+        if self.loss.fused:
+            output = self.joiner.output
+            return simple_N, ops.rnnt_loss_pruned_fused(
+                am_NTJ, lm_NUJ, joiner_weight=output.weight, joiner_bias=output.bias, **lattice
             )
+        logits_NTSV = self.joiner(*ops.do_rnnt_pruning(am_NTJ, lm_NUJ, ranges_NTS), project_input=False)
+        with torch.autocast(am_NTV.device.type, enabled=False):
+            pruned_N = ops.rnnt_loss_pruned(logits_NTSV.float(), **lattice)
+        return simple_N, pruned_N
 
     def loss_memory(self, batch: Batch) -> int:
         """Bytes that the pruned loss of `batch` will take, forward and backward, besides encoder and decoder."""
