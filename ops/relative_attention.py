@@ -21,7 +21,8 @@ def relative_attention(x: Tensor, angles: Tensor, lens: Tensor, num_heads: int) 
     key of ordinary attention.
 
     Args:
-      x: (N, T, H * (3 K + 2 W)), for each frame and head q (K), a (W), b (W), k (K), v (K), in this order: what one linear map makes.
+      x: (N, T, H * (3 K + 2 W)), for each frame and head q (K), a (W), b (W), k (K), v (K), in this order: the output
+        of one linear map.
         float32 or float64 on the CPU (half precision is computed in float32), any floating dtype on CUDA.
       angles: (T, W), w · t for each frame t and frequency w.
       lens: int64 (N,), how many frames of each utterance are real: nobody looks at the others, and their output is 0.

@@ -21,4 +21,5 @@ def depthwise_conv1d_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[
             weight.detach().requires_grad_(),
             weight.new_zeros(len(weight), requires_grad=True),
         )
-        return torch.autograd.grad(depthwise_conv1d(*inputs), inputs, grad)
+        x_grad, weight_grad, bias_grad = torch.autograd.grad(depthwise_conv1d(*inputs), inputs, grad)
+    return x_grad, weight_grad, bias_grad

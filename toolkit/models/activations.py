@@ -62,8 +62,8 @@ class ActivationBalancer(nn.Module):
     Without normalisation before every branch nothing else stops a channel from being always positive (then the
     non-linearity behind it is wasted), always negative (dead), vanishing or exploding. For each channel two statistics of the
     batch are looked at, the fraction of positive values and the mean absolute value. When one leaves [min_positive, max_positive]
-    or [min_abs, max_abs], up to `max_factor` times the absolute gradient of each element is added to its gradient, in the direction
-    that brings the channel back. Nothing happens to the values, so inference and the loss are untouched.
+    or [min_abs, max_abs], up to `max_factor` times the absolute gradient of each element is added to its gradient, in the
+    direction that brings the channel back. Nothing happens to the values, so inference and the loss are untouched.
 
     The nudge need not come in every step: it is applied with `probability`, which makes it cheap.
     """

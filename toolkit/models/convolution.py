@@ -34,5 +34,6 @@ class ConvolutionModule(nn.Module):
         """padding_NT is True on frames behind the end; for the others those count as zero, as beyond the batch's edge."""
         x_NTD = F.glu(self.gate_balancer(self.in_proj(x_NTD)), dim=2)
         x_NTD = x_NTD.masked_fill(padding_NT[..., None], 0.0)
+        assert self.depthwise.bias is not None
         x_NTD = depthwise_conv1d(x_NTD, self.depthwise.weight[:, 0], self.depthwise.bias)
         return self.out_proj(self.activation(self.balancer(x_NTD)))

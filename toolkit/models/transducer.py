@@ -7,6 +7,7 @@ blank, S = prune_range positions of the transcript looked at in each frame.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -112,7 +113,7 @@ class TransducerModel(nn.Module):
             return simple_N, None
         ranges_NTS = ops.get_rnnt_prune_ranges(gradients[0], gradients[1], boundary_N4, self.loss.prune_range)
         am_NTJ, lm_NUJ = self.joiner.encoder_proj(encoder_out_NTD), self.joiner.decoder_proj(decoder_out_NUE)
-        lattice = {
+        lattice: dict[str, Any] = {
             "symbols": tokens_NU,
             "ranges": ranges_NTS,
             "termination_symbol": blank,
