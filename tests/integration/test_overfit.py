@@ -7,6 +7,7 @@ import time
 import torch
 from train_fakes import FakeData, WordTokenizer, tiny_config
 
+from toolkit.config import ScaledAdamConfig
 from toolkit.search import ctc_greedy_search, greedy_search, modified_beam_search
 from toolkit.train.checkpoint import build_model, load_checkpoint, load_weights, select_weights
 from toolkit.train.loop import Trainer
@@ -15,7 +16,8 @@ from toolkit.train.loop import Trainer
 def test_overfits_eight_utterances(tmp_path):
     """WER 0 in less than a minute of one core, from the averaged weights of best.pt, with every search."""
     torch.set_num_threads(1)
-    config = tiny_config(tmp_path, dropout=0.0, num_epochs=200, log_every=50, valid_every_epochs=50, average_period=5)
+    optim = ScaledAdamConfig(decay=1.0)
+    config = tiny_config(tmp_path, optim, dropout=0.0, num_epochs=150, log_every=50, valid_every_epochs=50)
     data = FakeData(utterances=8, batch_size=8)
     started = time.process_time()
     state = Trainer(config, make(config), WordTokenizer(), data).run()
