@@ -76,8 +76,7 @@ class ScaledAdam(torch.optim.Optimizer):
         return loss
 
     def _clipping_factor(self, stacks: list[Stack], group: dict[str, Any]) -> float:
-        squares = [((s.grad * s.rms) if s.is_scaled else s.grad).square().sum() for s in stacks]
-        norm = torch.stack(squares).sum().sqrt().item()
+        norm = torch.stack([stack.grad_norm() for stack in stacks]).norm().item()
         if len(group["norms"]) < MIN_NORMS:
             factor = 1.0
         else:
@@ -130,6 +129,10 @@ class Stack:
     def _rms(self, value: Tensor) -> Tensor:
         return value.square().mean(dim=self.dims, keepdim=True).sqrt_()
 
+    def grad_norm(self) -> Tensor:
+        norm_B = torch.linalg.vector_norm(self.grad.flatten(1) if self.dims else self.grad[:, None], dim=1)
+        return (norm_B * self.rms.flatten() if self.is_scaled else norm_B).norm()
+
     def update(self, clipping_factor: float) -> None:
         if clipping_factor != 1.0:
             self.grad.mul_(clipping_factor)
@@ -139,12 +142,11 @@ class Stack:
         momentum.mul_(beta1)
         if self.is_scaled:
             self._update_scale(steps)
-        # Adam's bias correction, in a form that needs no copy of the second moment; the momentum needs none, its slow
-        # start being a welcome warm-up.
-        denominator = second.sqrt().add_(self.group["eps"]).div_((1.0 - beta2**steps) ** 0.5)
-        size = self.rms.clamp(min=MIN_RMS) if self.is_scaled else SCALE_LR
-        direction = self.grad.div_(denominator).mul_(size)
-        momentum.add_(direction, alpha=-self.group["lr"] * (1.0 - beta1))
+        # Adam's bias correction of the second moment and the size are factors of the denominator here: one pass over memory for
+        # both. The momentum needs no correction, its slow start being a welcome warm-up.
+        size = self.rms.clamp(min=MIN_RMS) if self.is_scaled else torch.full_like(second, SCALE_LR)
+        denominator = second.sqrt().add_(self.group["eps"]).div_(size * (1.0 - beta2**steps) ** 0.5)
+        momentum.addcdiv_(self.grad, denominator, value=-self.group["lr"] * (1.0 - beta1))
         torch._foreach_add_(self.members, list(momentum.unbind()))
         if not self.is_scaled:
             torch._foreach_clamp_min_(self.members, -MAX_SCALAR)
@@ -152,7 +154,8 @@ class Stack:
 
     def _update_scale(self, steps: int) -> None:
         value = self._value()
-        self.state["scale_grads"][(steps - 1) % SCALE_PERIOD] = (value * self.grad).sum(dim=self.dims, keepdim=True)
+        dots_B = torch.bmm(value.view(len(value), 1, -1), self.grad.view(len(value), -1, 1))
+        self.state["scale_grads"][(steps - 1) % SCALE_PERIOD] = dots_B.view_as(self.rms)
         if steps % SCALE_PERIOD:
             return
         self.state["rms"] = rms = self._rms(value)
