@@ -29,7 +29,7 @@ from toolkit.data.synthetic_text import make_sentence
 
 SAMPLING_RATE = 16000
 ACCENTS = (
-    "en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc",
+    "en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc",
 )  # fmt: skip
 # None with "breath": espeak-ng seeds that noise with the time, and no two runs would give the same audio.
 MALE, FEMALE = ("", "+m1", "+m2", "+m3", "+m4", "+m7", "+m8", "+john"), ("+f1", "+f4", "+steph", "+linda")
