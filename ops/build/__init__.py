@@ -250,7 +250,7 @@ def _advice(output: str) -> str:
             "install the C++ headers: apt-get install g++ (Debian, Ubuntu) or dnf install gcc-c++",
         ),
         (
-            r"unrecognized.*option|unknown (argument|value)|std=c\+\+",
+            r"unrecognized.*option|unknown (argument|value)",
             "the compiler is too old: install g++ 11 or later and set CXX to it",
         ),
         (r"No space left", "free disk space, or set LATTICA_CACHE to another disk"),

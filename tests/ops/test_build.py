@@ -157,6 +157,7 @@ def test_compile_error_shows_the_compilers_words_and_what_to_do(small: Small) ->
         ("error: No space left on device", "LATTICA_CACHE"),
         ("c++: fatal error: Killed signal terminated program cc1plus", "MAX_JOBS=1"),
         ("error: expected ';'", "ops.doctor"),
+        ("c++ -O3 -std=c++20 -c x.cpp\nerror: expected ';'", "ops.doctor"),  # ninja echoes the command
     ],
 )
 def test_advice(output: str, advice: str) -> None:
