@@ -94,7 +94,7 @@ class SyntheticCorpus(CorpusConfig):
     name: str = "synthetic"
     train_minutes: float = 45.0
     dev_minutes: float = 2.0
-    test_minutes: float = 4.0
+    test_minutes: float = 6.0
     noise_snr_db: float = 25.0
     reverb: float = 0.15
     seed: int = 42

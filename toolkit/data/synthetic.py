@@ -32,8 +32,8 @@ ACCENTS = (
     "en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc",
 )  # fmt: skip
 # None with "breath": espeak-ng seeds that noise with the time, and no two runs would give the same audio.
-MALE, FEMALE = ("", "+m1", "+m2", "+m3", "+m4", "+m7", "+m8", "+john"), ("+f1", "+f4", "+steph", "+linda")
-UNSEEN_MALE, UNSEEN_FEMALE = ("+m6", "+paul"), ("+belinda", "+Annie")
+MALE, FEMALE = ("", "+m1", "+m2", "+m3", "+m4", "+m7", "+m8", "+john"), ("+f1", "+steph", "+Annie", "+belinda")
+UNSEEN_MALE, UNSEEN_FEMALE = ("+m6", "+paul"), ("+f4", "+linda")
 FIRST_SPEAKER = {"train": 1001, "dev": 2001, "test": 3001}
 SECONDS_PER_SPEAKER = {"train": 36.0, "dev": 20.0, "test": 20.0}
 UTTERANCES_PER_CHAPTER = 50
