@@ -34,4 +34,8 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   m.def("relative_attention(Tensor x, Tensor cos, Tensor sin, Tensor lens, int num_heads) -> (Tensor out, Tensor weights)");
   m.def("relative_attention_backward(Tensor grad, Tensor x, Tensor weights, Tensor cos, Tensor sin, Tensor lens, "
         "int num_heads) -> Tensor");
+
+  // The optimizer's step: see ops/scaled_adam.py.
+  m.def("scaled_adam(Tensor(a!) param, Tensor grad, Tensor(b!) momentum, Tensor(c!) second, float grad_factor, float beta1, "
+        "float beta2, float rate, float eps, float scale_step) -> ()");
 }

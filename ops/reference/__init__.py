@@ -10,6 +10,7 @@ from ops.reference.relative_attention import relative_attention, relative_attent
 from ops.reference.rnnt_loss_fused import joiner_hidden, joiner_hidden_grad, joiner_log_probs, joiner_logits_grad
 from ops.reference.rnnt_prune import rnnt_prune_ranges
 from ops.reference.swoosh import swoosh
+from ops.reference.scaled_adam import scaled_adam
 
 __all__ = [
     "depthwise_conv1d",
@@ -24,4 +25,5 @@ __all__ = [
     "relative_attention_backward",
     "rnnt_prune_ranges",
     "swoosh",
+    "scaled_adam",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from toolkit.config import AdamWConfig, OptimConfig, ScaledAdamConfig
 from toolkit.optim import Eden, Noam, ScaledAdam, build_optimizer
-from toolkit.optim.scaled_adam import MIN_NORMS, MIN_RMS
+from toolkit.optim.scaled_adam import MIN_NORMS, MIN_RMS, Stack
 
 
 def rms(x: Tensor) -> float:
@@ -78,6 +78,21 @@ def test_scaled_adam_is_what_its_docstring_says() -> None:
         plain.step([p.grad for p in params])  # type: ignore[misc]
         for p, expected in zip(params, plain.params):
             torch.testing.assert_close(p.detach().double(), expected, atol=1e-6, rtol=2e-4)
+
+
+def test_scaled_adam_updates_together_as_it_does_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs on a GPU against what runs on a CPU, both on the CPU."""
+    together, alone = make_params(), make_params()
+    for params in (alone, together):
+        if params is together:
+            monkeypatch.setattr(Stack, "_update_one_by_one", Stack._update_together)
+        optimizer, g = ScaledAdam(params, lr=0.03), torch.Generator().manual_seed(1)
+        for _ in range(15):
+            for p in params:
+                p.grad = torch.randn(p.shape, generator=g)
+            optimizer.step()
+    for p, q in zip(together, alone):
+        torch.testing.assert_close(p, q, atol=1e-7, rtol=1e-5)
 
 
 def test_scaled_adam_moves_every_tensor_by_the_same_fraction() -> None:

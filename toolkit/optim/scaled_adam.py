@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ops.scaled_adam import scaled_adam_
+
 SCALE_PERIOD = 4  # steps between updates of the scales
 SCALE_LR = 0.1  # learning rate of log-scales and of one-element parameters, relative to lr
 MIN_RMS, MAX_RMS = 1e-5, 3.0  # what a parameter's size counts as at least; where its scale stops growing
@@ -95,79 +97,79 @@ def by_shape(params: list[Tensor]) -> list[list[Tensor]]:
 
 
 class Stack:
-    """Parameters of one shape for the time of a step: values and gradients (B, *), and their state.
+    """Parameters of one shape for the time of a step, with their gradients and their state, which is stacked (B, *).
 
-    The state hangs on the first member.
+    The state hangs on the first member. On a CPU, where memory traffic is what costs, the members are updated one by one in
+    a single pass each; elsewhere, where starting an operation is what costs, they are stacked and updated together.
     """
 
     def __init__(self, members: list[Tensor], state: dict[str, Any], group: dict[str, Any]) -> None:
         self.members, self.state, self.group = members, state, group
         self.is_scaled = members[0].numel() > 1
         # A parameter without a gradient, that of a layer left out by layer dropout say, counts as one with gradient zero.
-        self.grad = torch.stack([torch.zeros_like(p) if p.grad is None else p.grad for p in members])
-        self.dims = list(range(1, self.grad.ndim))
+        self.grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in members]
         if not state:
-            self._init_state()
+            state["momentum"] = torch.zeros(len(members), *members[0].shape, device=members[0].device)
+            state["second_moment"] = torch.zeros_like(state["momentum"])
+            if self.is_scaled:
+                state["rms_B"] = self._rms_B()
+                state["scale_grads_KB"] = state["rms_B"].new_zeros(SCALE_PERIOD, len(members))
+                state["scale_second_moment_B"] = torch.zeros_like(state["rms_B"])
 
-    def _init_state(self) -> None:
-        self.state["momentum"] = torch.zeros_like(self.grad)
-        self.state["second_moment"] = torch.zeros_like(self.grad)
-        if self.is_scaled:
-            value = self._value()
-            self.state["rms"] = self._rms(value)
-            self.state["scale_grads"] = torch.zeros(SCALE_PERIOD, *self.state["rms"].shape, device=value.device)
-            self.state["scale_second_moment"] = torch.zeros_like(self.state["rms"])
-
-    @property
-    def rms(self) -> Tensor:
-        """Size of each parameter (B, 1…), as of the last update of the scales."""
-        return self.state["rms"]
-
-    def _value(self) -> Tensor:
-        return torch.stack(self.members)
-
-    def _rms(self, value: Tensor) -> Tensor:
-        return value.square().mean(dim=self.dims, keepdim=True).sqrt_()
+    def _rms_B(self) -> Tensor:
+        return torch.stack(torch._foreach_norm(self.members)) / self.members[0].numel() ** 0.5
 
     def grad_norm(self) -> Tensor:
-        norm_B = torch.linalg.vector_norm(self.grad.flatten(1) if self.dims else self.grad[:, None], dim=1)
-        return (norm_B * self.rms.flatten() if self.is_scaled else norm_B).norm()
+        norm_B = torch.stack(torch._foreach_norm(self.grads))
+        return (norm_B * self.state["rms_B"] if self.is_scaled else norm_B).norm()
 
     def update(self, clipping_factor: float) -> None:
-        if clipping_factor != 1.0:
-            self.grad.mul_(clipping_factor)
-        beta1, beta2 = self.group["betas"]
-        second, momentum, steps = self.state["second_moment"], self.state["momentum"], self.group["steps"]
-        second.mul_(beta2).addcmul_(self.grad, self.grad, value=1.0 - beta2)
-        momentum.mul_(beta1)
-        if self.is_scaled:
-            self._update_scale(steps)
-        # Adam's bias correction of the second moment and the size are factors of the denominator here: one pass over memory for
-        # both. The momentum needs no correction, its slow start being a welcome warm-up.
-        size = self.rms.clamp(min=MIN_RMS) if self.is_scaled else torch.full_like(second, SCALE_LR)
-        denominator = second.sqrt().add_(self.group["eps"]).div_(size * (1.0 - beta2**steps) ** 0.5)
-        momentum.addcdiv_(self.grad, denominator, value=-self.group["lr"] * (1.0 - beta1))
-        torch._foreach_add_(self.members, list(momentum.unbind()))
+        beta2, steps = self.group["betas"][1], self.group["steps"]
+        scale_step_B = self._scale_step(clipping_factor) if self.is_scaled else self.grads[0].new_zeros(len(self.members))
+        # Adam's bias correction is for the second moment; the momentum needs none, its slow start being a welcome warm-up.
+        size_B = self.state["rms_B"].clamp(min=MIN_RMS) if self.is_scaled else torch.full_like(scale_step_B, SCALE_LR)
+        rate_B = size_B * (self.group["lr"] * (1.0 - beta2**steps) ** 0.5)
+        if self.members[0].device.type == "cpu":
+            self._update_one_by_one(clipping_factor, rate_B, scale_step_B)
+        else:
+            self._update_together(clipping_factor, rate_B, scale_step_B)
         if not self.is_scaled:
             torch._foreach_clamp_min_(self.members, -MAX_SCALAR)
             torch._foreach_clamp_max_(self.members, MAX_SCALAR)
 
-    def _update_scale(self, steps: int) -> None:
-        value = self._value()
-        dots_B = torch.bmm(value.view(len(value), 1, -1), self.grad.view(len(value), -1, 1))
-        self.state["scale_grads"][(steps - 1) % SCALE_PERIOD] = dots_B.view_as(self.rms)
+    def _update_one_by_one(self, clipping_factor: float, rate_B: Tensor, scale_step_B: Tensor) -> None:
+        (beta1, beta2), eps = self.group["betas"], self.group["eps"]
+        momenta, second_moments = self.state["momentum"].unbind(), self.state["second_moment"].unbind()
+        tensors = zip(self.members, self.grads, momenta, second_moments)
+        for (p, g, m, v), rate, scale_step in zip(tensors, rate_B.tolist(), scale_step_B.tolist()):
+            scaled_adam_(
+                p, g, m, v, grad_factor=clipping_factor, beta1=beta1, beta2=beta2, rate=rate, eps=eps, scale_step=scale_step
+            )
+
+    def _update_together(self, clipping_factor: float, rate_B: Tensor, scale_step_B: Tensor) -> None:
+        (beta1, beta2), eps = self.group["betas"], self.group["eps"]
+        momentum, second = self.state["momentum"], self.state["second_moment"]
+        ones = [1] * self.members[0].ndim
+        grad = torch.stack(self.grads).mul_(clipping_factor)
+        second.mul_(beta2).addcmul_(grad, grad, value=1.0 - beta2)
+        direction = grad.div_(second.sqrt().add_(eps)).mul_(-rate_B.view(-1, *ones))
+        direction.addcmul_(torch.stack(self.members), scale_step_B.view(-1, *ones))
+        momentum.mul_(beta1).add_(direction, alpha=1.0 - beta1)
+        torch._foreach_add_(self.members, list(momentum.unbind()))
+
+    def _scale_step(self, clipping_factor: float) -> Tensor:
+        """By what fraction each parameter is to grow; 0 but for every SCALE_PERIOD-th step, which also updates the sizes."""
+        state, steps = self.state, self.group["steps"]
+        products_B = torch.stack([torch.dot(p.view(-1), g.reshape(-1)) for p, g in zip(self.members, self.grads)])
+        state["scale_grads_KB"][(steps - 1) % SCALE_PERIOD] = products_B * clipping_factor
         if steps % SCALE_PERIOD:
-            return
-        self.state["rms"] = rms = self._rms(value)
-        beta1, beta2 = self.group["betas"]
-        beta2 **= SCALE_PERIOD
-        grads, second = self.state["scale_grads"], self.state["scale_second_moment"]
-        second.mul_(beta2).add_(grads.square().mean(dim=0), alpha=1.0 - beta2)
-        correction = (1.0 - beta2 ** (steps // SCALE_PERIOD)) ** 0.5
-        scale_step = (
-            grads.sum(dim=0).mul_(-SCALE_LR * self.group["lr"] * correction).div_(second.sqrt().add_(self.group["eps"]))
-        )
+            return torch.zeros_like(products_B)
+        state["rms_B"] = rms_B = self._rms_B()
+        beta2 = self.group["betas"][1] ** SCALE_PERIOD
+        grads_KB, second_B = state["scale_grads_KB"], state["scale_second_moment_B"]
+        second_B.mul_(beta2).add_(grads_KB.square().mean(dim=0), alpha=1.0 - beta2)
+        denominator_B = (second_B / (1.0 - beta2 ** (steps // SCALE_PERIOD))).sqrt_().add_(self.group["eps"])
+        step_B = grads_KB.sum(dim=0).mul_(-SCALE_LR * self.group["lr"]).div_(denominator_B)
         # A tensor that has all but vanished must not be shrunk further (it would never come back), nor a large one grown.
-        scale_step.masked_fill_((rms < MIN_RMS) & (scale_step < 0), 0.0)
-        scale_step.masked_fill_((rms > MAX_RMS) & (scale_step > 0), 0.0)
-        self.state["momentum"].add_(value.mul_(scale_step), alpha=1.0 - beta1)
+        step_B.masked_fill_((rms_B < MIN_RMS) & (step_B < 0), 0.0)
+        return step_B.masked_fill_((rms_B > MAX_RMS) & (step_B > 0), 0.0)
