@@ -31,9 +31,7 @@ def scaled_adam_(
     of is said in toolkit/optim/scaled_adam.py.
     """
     build.load()
-    torch.ops.lattica.scaled_adam(
-        param, grad, momentum, second, grad_factor, beta1, beta2, rate, eps, scale_step
-    )
+    torch.ops.lattica.scaled_adam(param, grad, momentum, second, grad_factor, beta1, beta2, rate, eps, scale_step)
 
 
 @build.when_loaded

@@ -9,8 +9,8 @@ from ops.reference.mutual_information import mutual_information
 from ops.reference.relative_attention import relative_attention, relative_attention_backward
 from ops.reference.rnnt_loss_fused import joiner_hidden, joiner_hidden_grad, joiner_log_probs, joiner_logits_grad
 from ops.reference.rnnt_prune import rnnt_prune_ranges
-from ops.reference.swoosh import swoosh
 from ops.reference.scaled_adam import scaled_adam
+from ops.reference.swoosh import swoosh
 
 __all__ = [
     "depthwise_conv1d",
@@ -24,6 +24,6 @@ __all__ = [
     "relative_attention",
     "relative_attention_backward",
     "rnnt_prune_ranges",
-    "swoosh",
     "scaled_adam",
+    "swoosh",
 ]

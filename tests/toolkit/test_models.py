@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from toolkit.config import DecoderConfig, EncoderConfig, LossConfig, ModelConfig, ScaledAdamConfig, Schedule
+from toolkit.config import DecoderConfig, EncoderConfig, LossConfig, ModelConfig, ScaledAdamConfig, Schedule, load
 from toolkit.data.batch import Batch
 from toolkit.models.attention import NUM_FREQUENCIES, RelativeAttention, position_angles
 from toolkit.models.conformer import Conformer
@@ -266,12 +267,21 @@ def test_bf16_autocast_gives_nearly_the_same_loss_and_float32_terms() -> None:
         torch.testing.assert_close(loss_N, exact.terms[name], rtol=0.03, atol=0.0)
 
 
-def test_state_dict_round_trip(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_state_dict_round_trip(tmp_path: Path) -> None:
     model, other, batch = make_model().eval(), TransducerModel(MODEL, LOSS, VOCAB).eval(), make_batch([60], [4])
     torch.save(model.state_dict(), tmp_path / "model.pt")
     assert not torch.equal(model(batch).terms["pruned"], other(batch).terms["pruned"])
     other.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
     assert torch.equal(model(batch).terms["pruned"], other(batch).terms["pruned"])
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "medium", "paper"])
+def test_every_size_builds_and_has_as_many_parameters_as_its_file_says(size: str, repo_dir: Path) -> None:
+    config = load(repo_dir / "conf", [f"model={size}"])
+    with torch.device("meta"):  # shapes only
+        model = TransducerModel(config.model, config.loss, vocab_size=500)
+    stated = (repo_dir / "conf" / "model" / f"{size}.yaml").read_text().split()[1]
+    assert f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}" == stated
 
 
 def test_it_learns_eight_utterances_by_heart() -> None:

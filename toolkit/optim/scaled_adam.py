@@ -125,7 +125,9 @@ class Stack:
 
     def update(self, clipping_factor: float) -> None:
         beta2, steps = self.group["betas"][1], self.group["steps"]
-        scale_step_B = self._scale_step(clipping_factor) if self.is_scaled else self.grads[0].new_zeros(len(self.members))
+        scale_step_B = (
+            self._scale_step(clipping_factor) if self.is_scaled else self.grads[0].new_zeros(len(self.members))
+        )
         # Adam's bias correction is for the second moment; the momentum needs none, its slow start being a welcome warm-up.
         size_B = self.state["rms_B"].clamp(min=MIN_RMS) if self.is_scaled else torch.full_like(scale_step_B, SCALE_LR)
         rate_B = size_B * (self.group["lr"] * (1.0 - beta2**steps) ** 0.5)
@@ -143,7 +145,16 @@ class Stack:
         tensors = zip(self.members, self.grads, momenta, second_moments)
         for (p, g, m, v), rate, scale_step in zip(tensors, rate_B.tolist(), scale_step_B.tolist()):
             scaled_adam_(
-                p, g, m, v, grad_factor=clipping_factor, beta1=beta1, beta2=beta2, rate=rate, eps=eps, scale_step=scale_step
+                p,
+                g,
+                m,
+                v,
+                grad_factor=clipping_factor,
+                beta1=beta1,
+                beta2=beta2,
+                rate=rate,
+                eps=eps,
+                scale_step=scale_step,
             )
 
     def _update_together(self, clipping_factor: float, rate_B: Tensor, scale_step_B: Tensor) -> None:
