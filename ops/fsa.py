@@ -1,4 +1,5 @@
-"""Fsa: one automaton or a vector of them as plain tensors, with named attributes on the arcs that follow every operation.
+"""Fsa: one automaton or a vector of them as plain tensors, with named attributes on the arcs that follow every
+operation.
 
 `arcs3` (A, 3) int32 holds source, destination and label of every arc, ordered by source; `scores` (A,) float32 (or
 float64) the log-weights, where gradients flow; a RaggedShape says which arcs leave which state of which FSA. State 0
@@ -7,21 +8,26 @@ starts, the last state is final and is entered by arcs with label -1 only. State
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import fsa_properties
-from .fsa_text import Dot, fsa_to_dot, fsa_to_str, guess_num_aux, parse
-from .ragged import RaggedShape, RaggedTensor
-from .ragged.functions import cat as ragged_cat
-from .ragged.shape import counts_to_splits, ids_to_splits
+from ops import fsa_properties
+from ops.fsa_text import Dot, fsa_to_dot, fsa_to_str, guess_num_aux, parse
+from ops.ragged import RaggedShape, RaggedTensor
+from ops.ragged.functions import cat as ragged_cat
+from ops.ragged.shape import counts_to_splits, ids_to_splits
+
+_FIELDS = {"_shape", "_arcs3", "_scores", "_tensor_attr", "_non_tensor_attr", "_cache", "_properties"}
 
 
 class RaggedArcs:
-    """`fsa.arcs`, as k2 users know it: shape() and values() (A, 4) int32, the last column the bits of the float32 score."""
+    """`fsa.arcs`, as k2 users know it: shape() and values() (A, 4) int32, the last column the bits of the float32
+    score.
+    """
 
     def __init__(self, fsa: Fsa):
         self._fsa = fsa
@@ -63,7 +69,7 @@ class RaggedArcs:
         values: list[str] = arcs
         for axis in range(self.num_axes() - 1, 0, -1):
             splits = self.row_splits(axis).tolist()
-            values = ["[ " + "".join(v + " " for v in values[a:b]) + "]" for a, b in zip(splits, splits[1:])]
+            values = ["[ " + "".join(v + " " for v in values[a:b]) + "]" for a, b in itertools.pairwise(splits)]
         return "[ " + "".join(v + " " for v in values) + "]"
 
     __str__ = __repr__ = to_str
@@ -83,7 +89,9 @@ class Fsa:
         aux_labels: Tensor | RaggedTensor | None = None,
         properties: int | None = None,
     ):
-        """From k2's tensors: (A, 4) int32 [src, dest, label, float bits of the score], or 1-D for an FsaVec (see to_tensor)."""
+        """From k2's tensors: (A, 4) int32 [src, dest, label, float bits of the score], or 1-D for an FsaVec (see
+        to_tensor).
+        """
         if isinstance(tensor, RaggedArcs):
             tensor = tensor._fsa
         if isinstance(tensor, Fsa):
@@ -124,15 +132,15 @@ class Fsa:
 
     # ---- attributes ----
     def __setattr__(self, name: str, value: Any) -> None:
-        if name.startswith("_") or isinstance(getattr(type(self), name, None), property):
+        if name in _FIELDS or isinstance(getattr(type(self), name, None), property):
             object.__setattr__(self, name, value)
             return
         self.__delattr__(name, missing_ok=True)
         if isinstance(value, Tensor):
             if value.ndim == 0 or value.shape[0] != self.num_arcs or value.device != self.device:
                 raise ValueError(
-                    f"attribute {name!r}: a tensor needs one entry for each of the {self.num_arcs} arcs, on {self.device}; "
-                    f"got shape {tuple(value.shape)} on {value.device}"
+                    f"attribute {name!r}: a tensor needs one entry for each of the {self.num_arcs} arcs, on "
+                    f"{self.device}; got shape {tuple(value.shape)} on {value.device}"
                 )
             self._tensor_attr[name] = value
         elif isinstance(value, RaggedTensor):
@@ -146,7 +154,7 @@ class Fsa:
             self._non_tensor_attr[name] = value
 
     def __getattr__(self, name: str) -> Any:
-        if not name.startswith("_"):
+        if name not in _FIELDS:  # they are not there yet while an Fsa is unpickled
             if name in self._tensor_attr:
                 return self._tensor_attr[name]
             if name in self._non_tensor_attr:
@@ -154,7 +162,11 @@ class Fsa:
         raise AttributeError(f"this Fsa has no attribute {name!r}")
 
     def __delattr__(self, name: str, missing_ok: bool = False) -> None:
-        if self._tensor_attr.pop(name, None) is None and self._non_tensor_attr.pop(name, None) is None and not missing_ok:
+        if (
+            self._tensor_attr.pop(name, None) is None
+            and self._non_tensor_attr.pop(name, None) is None
+            and not missing_ok
+        ):
             raise AttributeError(f"this Fsa has no attribute {name!r}")
 
     def named_tensor_attr(self, include_scores: bool = True) -> Iterator[tuple[str, Tensor | RaggedTensor]]:
@@ -194,7 +206,8 @@ class Fsa:
     def scores(self, value: Tensor) -> None:
         if value.shape != (self.num_arcs,) or value.device != self.device:
             raise ValueError(
-                f"scores must have shape ({self.num_arcs},) on {self.device}, got {tuple(value.shape)} on {value.device}"
+                f"scores must have shape ({self.num_arcs},) on {self.device}, "
+                f"got {tuple(value.shape)} on {value.device}"
             )
         self._scores = value if value.dtype in (torch.float32, torch.float64) else value.float()
 
@@ -361,7 +374,9 @@ class Fsa:
         if aux_label_names is None:
             aux_label_names = [f"aux_labels{i + 1 if i else ''}" for i in range(num_aux_labels)]
         if len(aux_label_names) != num_aux_labels:
-            raise ValueError(f"num_aux_labels is {num_aux_labels}, but aux_label_names has {len(aux_label_names)} names")
+            raise ValueError(
+                f"num_aux_labels is {num_aux_labels}, but aux_label_names has {len(aux_label_names)} names"
+            )
         parsed = parse(s, num_aux_labels, len(ragged_label_names), openfst)
         arcs3 = torch.tensor(parsed.arcs, dtype=torch.int32).reshape(-1, 3)
         shape = RaggedShape(splits=[ids_to_splits(arcs3[:, 0], parsed.num_states)])
@@ -424,7 +439,9 @@ class Fsa:
         ans = cls(d.pop("arcs"))
         if "num_states" in d:
             num_states = d.pop("num_states")
-            ans = cls.from_arcs(RaggedShape(splits=[ids_to_splits(ans.arcs3[:, 0], num_states)]), ans.arcs3, ans.scores)
+            ans = cls.from_arcs(
+                RaggedShape(splits=[ids_to_splits(ans.arcs3[:, 0], num_states)]), ans.arcs3, ans.scores
+            )
         for name, value in d.items():
             setattr(ans, name, value)
         return ans
@@ -446,7 +463,9 @@ class Fsa:
     def _label_attrs(self) -> tuple[list[Tensor], list[RaggedTensor]]:
         named = sorted(self._tensor_attr.items(), key=lambda item: item[0])
         aux = [v for _, v in named if isinstance(v, Tensor) and v.dtype == torch.int32 and v.ndim == 1]
-        return aux, [v for _, v in named if isinstance(v, RaggedTensor) and v.dtype == torch.int32 and v.num_axes == 2]
+        return aux, [
+            v for _, v in named if isinstance(v, RaggedTensor) and v.dtype == torch.int32 and v.num_axes == 2
+        ]
 
     def __str__(self) -> str:
         """The arcs with all int labels, the properties and every attribute."""
@@ -468,6 +487,27 @@ class Fsa:
         if filename is not None:
             dot.save(filename)
         return dot
+
+    # ---- scores (ops/scores.py explains them) ----
+    def get_forward_scores(self, use_double_scores: bool, log_semiring: bool) -> Tensor:
+        from ops import scores
+
+        return scores.get_forward_scores(self, use_double_scores, log_semiring)
+
+    def get_backward_scores(self, use_double_scores: bool, log_semiring: bool) -> Tensor:
+        from ops import scores
+
+        return scores.get_backward_scores(self, use_double_scores, log_semiring)
+
+    def get_tot_scores(self, use_double_scores: bool, log_semiring: bool) -> Tensor:
+        from ops import scores
+
+        return scores.get_tot_scores(self, use_double_scores, log_semiring)
+
+    def get_arc_post(self, use_double_scores: bool, log_semiring: bool) -> Tensor:
+        from ops import scores
+
+        return scores.get_arc_post(self, use_double_scores, log_semiring)
 
     # ---- simple changes ----
     def set_scores_stochastic_(self, scores: Tensor) -> None:
@@ -517,7 +557,9 @@ def arcs_from_tensor(tensor: Tensor) -> tuple[RaggedShape, Tensor, Tensor]:
         for splits, total in ((bounds[0], bounds[0][-1]), (bounds[1], values.shape[0])):
             if splits[0] != 0 or splits[-1] != total or sorted(splits) != splits:
                 raise ValueError(f"the offsets in the tensor of an FsaVec are wrong: {splits[:20]}")
-        fsa_A = torch.repeat_interleave(torch.arange(num_fsas, device=tensor.device), arc_splits[1:] - arc_splits[:-1])
+        fsa_A = torch.repeat_interleave(
+            torch.arange(num_fsas, device=tensor.device), arc_splits[1:] - arc_splits[:-1]
+        )
         state_A = arcs3[:, 0] + fsa_splits[fsa_A]
         if bool((state_A >= fsa_splits[fsa_A + 1]).any()) or bool((arcs3[:, 0] < 0).any()):
             raise ValueError("an arc of the FsaVec leaves a state that its FSA does not have")
@@ -548,7 +590,9 @@ def to_str_simple(fsa: Fsa, openfst: bool = False) -> str:
     if fsa.is_vec():
         return "".join(f"fsa {i}:\n{to_str_simple(f, openfst)}" for i, f in enumerate(fsa))
     aux = fsa._tensor_attr.get("aux_labels")
-    return fsa_to_str(fsa, openfst, [aux] if isinstance(aux, Tensor) else [], [aux] if isinstance(aux, RaggedTensor) else [])
+    return fsa_to_str(
+        fsa, openfst, [aux] if isinstance(aux, Tensor) else [], [aux] if isinstance(aux, RaggedTensor) else []
+    )
 
 
 def create_fsa_vec(fsas: Sequence[Fsa]) -> Fsa:

@@ -80,7 +80,9 @@ def compute(arcs: Tensor, fsa_splits: Tensor, state_splits: Tensor) -> Tensor:
         ACCESSIBLE: all_of(entered, fsa_S),
         COACCESSIBLE: all_of(left, fsa_S),
     }
-    return sum((flag.int() * bit for bit, flag in bits.items()), torch.zeros(num_fsas, dtype=torch.int32, device=device))
+    return sum(
+        (flag.int() * bit for bit, flag in bits.items()), torch.zeros(num_fsas, dtype=torch.int32, device=device)
+    )
 
 
 def intersect(properties: Tensor) -> int:

@@ -1,8 +1,8 @@
 """Automata as text: k2's and OpenFst's line formats, read and written, and drawings in graphviz' dot language.
 
-One arc a line, `source destination label [aux labels] [ragged labels, in brackets] [score]`, final state(s) on their own
-lines. In k2's format an FSA has one final state, the last, entered by arcs with label -1. In OpenFst's format any state
-may be final with a cost, costs are negated scores; reading it adds k2's final state.
+One arc a line, `source destination label [aux labels] [ragged labels, in brackets] [score]`, final state(s) on their
+own lines. In k2's format an FSA has one final state, the last, entered by arcs with label -1. In OpenFst's format any
+state may be final with a cost, costs are negated scores; reading it adds k2's final state.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .ragged import RaggedTensor
+from ops.ragged import RaggedTensor
 
 if TYPE_CHECKING:
-    from .fsa import Fsa
+    from ops.fsa import Fsa
 
 _FIELD = re.compile(r"\[[^\]]*\]|\S+")
 _INT32 = range(-(2**31), 2**31)
@@ -158,7 +158,9 @@ def fsa_to_str(
 
 
 class Dot:
-    """A drawing: `source` is its text in the dot language; shown as SVG in notebooks if graphviz' `dot` is installed."""
+    """A drawing: `source` is its text in the dot language; shown as SVG in notebooks if graphviz' `dot` is
+    installed.
+    """
 
     def __init__(self, source: str):
         self.source = source

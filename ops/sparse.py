@@ -11,4 +11,6 @@ def abs(src: Tensor) -> Tensor:
     if not src.is_sparse:
         raise ValueError("k2.sparse.abs needs a sparse COO tensor")
     src = src.coalesce()
-    return torch.sparse_coo_tensor(src.indices(), src.values().abs(), src.shape, is_coalesced=True, check_invariants=False)
+    return torch.sparse_coo_tensor(
+        src.indices(), src.values().abs(), src.shape, is_coalesced=True, check_invariants=False
+    )

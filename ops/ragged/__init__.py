@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .functions import (
+from ops.ragged.functions import (
     cat,
     create_ragged_tensor,
     create_sparse,
@@ -13,14 +13,14 @@ from .functions import (
     simple_ragged_index_select,
     stack,
 )
-from .shape import (
+from ops.ragged.shape import (
     RaggedShape,
     create_ragged_shape2,
     create_ragged_shape3,
     random_ragged_shape,
     regular_ragged_shape,
 )
-from .tensor import RaggedTensor
+from ops.ragged.tensor import RaggedTensor
 
 __all__ = [
     "RaggedShape",

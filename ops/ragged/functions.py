@@ -1,4 +1,6 @@
-"""Functions on ragged tensors: cat and stack, indexing of tensors with -1, sums over lists of indexes, sparse helpers."""
+"""Functions on ragged tensors: cat and stack, indexing of tensors with -1, sums over lists of indexes, sparse
+helpers.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .shape import RaggedShape, counts_to_splits
-from .tensor import RaggedTensor
+from ops.ragged.shape import RaggedShape, counts_to_splits
+from ops.ragged.tensor import RaggedTensor
 
 
 def create_ragged_tensor(
@@ -117,7 +119,9 @@ def simple_ragged_index_select(src: Tensor, indexes: RaggedTensor) -> Tensor:
     """
     if src.ndim != 1 or indexes.num_axes != 2:
         raise ValueError(f"expected 1-D src and 2-axis indexes, got {src.ndim}-D and {indexes.num_axes} axes")
-    picked = RaggedTensor(indexes.shape, index_select(src, indexes.values)).keep(index_select(src, indexes.values) != 0)
+    picked = RaggedTensor(indexes.shape, index_select(src, indexes.values)).keep(
+        index_select(src, indexes.values) != 0
+    )
     low, high, some = picked.min(), picked.max(), picked.shape.counts(1) > 0
     if bool((some & (low != high)).any()):
         raise ValueError("simple_ragged_index_select: a list of indexes names several different non-zero values")

@@ -7,6 +7,7 @@ begins among the elements of axis i; `row_ids(i)` is its inverse, made when aske
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -70,7 +71,9 @@ def parse_nested(s: str, scalar: Callable[[str], Any]) -> tuple[tuple[list[list[
 
 
 def flatten_nested(nested: Sequence) -> tuple[tuple[list[list[int]], list], int]:
-    """Split nested lists into row_splits per axis and the flat values; a list without sublists has two axes if empty."""
+    """Split nested lists into row_splits per axis and the flat values; a list without sublists has two axes if
+    empty.
+    """
     layers: list[list[int]] = []
     level = list(nested)
     while True:
@@ -259,7 +262,7 @@ class RaggedShape:
     def __str__(self) -> str:
         values: list = ["x"] * self.numel()
         for splits in reversed([s.tolist() for s in self._splits]):
-            values = ["[ " + "".join(v + " " for v in values[a:b]) + "]" for a, b in zip(splits, splits[1:])]
+            values = ["[ " + "".join(v + " " for v in values[a:b]) + "]" for a, b in itertools.pairwise(splits)]
         return "[ " + "".join(v + " " for v in values) + "]"
 
     __repr__ = __str__

@@ -5,13 +5,14 @@ Everything is plain torch, so it runs on any device and gradients flow through `
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .shape import RaggedShape, _row, flatten_nested, ids_to_splits, parse_nested
+from ops.ragged.shape import RaggedShape, _row, flatten_nested, ids_to_splits, parse_nested
 
 _DTYPES = (torch.int32, torch.int64, torch.float32, torch.float64)
 
@@ -157,7 +158,7 @@ class RaggedTensor:
         values = self._values.tolist()
         for axis in range(self.num_axes - 1, 0, -1):
             splits = self._shape.row_splits(axis).tolist()
-            values = [values[a:b] for a, b in zip(splits, splits[1:])]
+            values = [values[a:b] for a, b in itertools.pairwise(splits)]
         return values
 
     def __eq__(self, other: object) -> bool:
@@ -196,7 +197,9 @@ class RaggedTensor:
 
     # ---- picking parts ----
     def __getitem__(self, i: int | slice | tuple) -> RaggedTensor | Tensor | Any:
-        """a[i] is row i (a tensor if a has two axes), a[i:j] some rows, a[i, j] is a[i][j]; slices may stand anywhere."""
+        """a[i] is row i (a tensor if a has two axes), a[i:j] some rows, a[i, j] is a[i][j]; slices may stand
+        anywhere.
+        """
         if isinstance(i, tuple):
             if not i:
                 return self
@@ -402,13 +405,13 @@ class RaggedTensor:
 
     @staticmethod
     def cat(srcs: Sequence[RaggedTensor], axis: int) -> RaggedTensor:
-        from .functions import cat
+        from ops.ragged.functions import cat
 
         return cat(srcs, axis)
 
     @staticmethod
     def stack(srcs: Sequence[RaggedTensor], axis: int) -> RaggedTensor:
-        from .functions import stack
+        from ops.ragged.functions import stack
 
         return stack(srcs, axis)
 

@@ -191,7 +191,13 @@ def test_to(device):
     f = create_fsa_vec([Fsa.from_str(CHAIN)]).to(device)
     f.words = RaggedTensor([[1], [], [2]]).to(device)
     assert f.device.type == device.type and f.properties & fsa_properties.VALID
-    assert f.to("cpu").words.tolist() == [[1], [], [2]] and f[0].arcs.shape().row_splits(1).tolist() == [0, 1, 2, 3, 3]
+    assert f.to("cpu").words.tolist() == [[1], [], [2]] and f[0].arcs.shape().row_splits(1).tolist() == [
+        0,
+        1,
+        2,
+        3,
+        3,
+    ]
 
 
 def test_stochastic():
