@@ -3,10 +3,51 @@
 Importing compiles nothing; the first op that is called does (see ops/build). ops/README.md is the map.
 """
 
+from ops import ragged, sparse, utils
+from ops.algorithms import (
+    add_epsilon_self_loops,
+    arc_sort,
+    cat,
+    closure,
+    compose,
+    connect,
+    expand_ragged_attributes,
+    intersect,
+    intersect_device,
+    invert,
+    prune_on_arc_post,
+    remove_epsilon_self_loops,
+    replace_fsa,
+    reverse,
+    top_sort,
+    union,
+)
+from ops.ctc_loss import CtcLoss, ctc_loss
+from ops.dense import DenseFsaVec, convert_dense_to_fsa_vec, intersect_dense, intersect_dense_pruned
 from ops.depthwise_conv1d import depthwise_conv1d
 from ops.double_swish import double_swish
+from ops.fsa import Fsa, create_fsa_vec, to_dot, to_str, to_str_simple, to_tensor
+from ops.fsa_attributes import compose_arc_maps
+from ops.fsa_properties import to_str as properties_to_str
 from ops.mutual_information import joint_mutual_information_recursion, mutual_information_recursion
+from ops.paths import is_rand_equivalent, levenshtein_alignment, random_paths, shortest_path
+from ops.ragged import (
+    RaggedShape,
+    RaggedTensor,
+    create_sparse,
+    index_add,
+    index_select,
+    simple_ragged_index_select,
+)
 from ops.relative_attention import relative_attention
+from ops.rewrite import (
+    DeterminizeWeightPushingType,
+    determinize,
+    minimize,
+    push,
+    remove_epsilon,
+    remove_epsilon_and_add_self_loops,
+)
 from ops.rnnt_loss import (
     get_rnnt_logprobs,
     get_rnnt_logprobs_joint,
@@ -28,19 +69,82 @@ from ops.swoosh import (
     swoosh_r_forward,
     swoosh_r_forward_and_deriv,
 )
+from ops.symbol_table import SymbolTable
+from ops.topologies import (
+    ctc_graph,
+    ctc_topo,
+    levenshtein_graph,
+    linear_fsa,
+    linear_fsa_with_self_loops,
+    linear_fst,
+    linear_fst_with_self_loops,
+    trivial_graph,
+)
+from ops.utils import index_fsa, monotonic_lower_bound, random_fsa, random_fsa_vec
 
 __all__ = [
+    "CtcLoss",
+    "DenseFsaVec",
+    "DeterminizeWeightPushingType",
+    "Fsa",
+    "RaggedShape",
+    "RaggedTensor",
+    "SymbolTable",
+    "add_epsilon_self_loops",
+    "arc_sort",
+    "cat",
+    "closure",
+    "compose",
+    "compose_arc_maps",
+    "connect",
+    "convert_dense_to_fsa_vec",
+    "create_fsa_vec",
+    "create_sparse",
+    "ctc_graph",
+    "ctc_loss",
+    "ctc_topo",
     "depthwise_conv1d",
+    "determinize",
     "do_rnnt_pruning",
     "double_swish",
+    "expand_ragged_attributes",
     "get_rnnt_logprobs",
     "get_rnnt_logprobs_joint",
     "get_rnnt_logprobs_pruned",
     "get_rnnt_logprobs_smoothed",
     "get_rnnt_prune_ranges",
+    "index_add",
+    "index_fsa",
+    "index_select",
+    "intersect",
+    "intersect_dense",
+    "intersect_dense_pruned",
+    "intersect_device",
+    "invert",
+    "is_rand_equivalent",
     "joint_mutual_information_recursion",
+    "levenshtein_alignment",
+    "levenshtein_graph",
+    "linear_fsa",
+    "linear_fsa_with_self_loops",
+    "linear_fst",
+    "linear_fst_with_self_loops",
+    "minimize",
+    "monotonic_lower_bound",
     "mutual_information_recursion",
+    "properties_to_str",
+    "prune_on_arc_post",
+    "push",
+    "ragged",
+    "random_fsa",
+    "random_fsa_vec",
+    "random_paths",
     "relative_attention",
+    "remove_epsilon",
+    "remove_epsilon_and_add_self_loops",
+    "remove_epsilon_self_loops",
+    "replace_fsa",
+    "reverse",
     "rnnt_loss",
     "rnnt_loss_fused",
     "rnnt_loss_memory",
@@ -48,10 +152,21 @@ __all__ = [
     "rnnt_loss_pruned_fused",
     "rnnt_loss_simple",
     "rnnt_loss_smoothed",
+    "shortest_path",
+    "simple_ragged_index_select",
+    "sparse",
     "swoosh_l",
     "swoosh_l_forward",
     "swoosh_l_forward_and_deriv",
     "swoosh_r",
     "swoosh_r_forward",
     "swoosh_r_forward_and_deriv",
+    "to_dot",
+    "to_str",
+    "to_str_simple",
+    "to_tensor",
+    "top_sort",
+    "trivial_graph",
+    "union",
+    "utils",
 ]

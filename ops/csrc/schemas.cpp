@@ -38,4 +38,35 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   // The optimizer's step: see ops/scaled_adam.py.
   m.def("scaled_adam(Tensor(a!) param, Tensor grad, Tensor(b!) momentum, Tensor(c!) second, float grad_factor, float beta1, "
         "float beta2, float rate, float eps, float scale_step) -> ()");
+
+  // FSAs: fsa_splits and state_splits say where states and arcs begin, arcs is int32 (A, 3), scores float64. Algorithms return
+  // (fsa_splits, state_splits, arcs, arc map), where an arc map is one tensor, two (one for each input), or lists
+  // (map_splits, map). See ops/scores.py.
+  m.def("fsa_state_scores(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, bool forward, "
+        "bool log_semiring) -> (Tensor, Tensor)");
+  m.def("fsa_state_scores_grad(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, bool forward, "
+        "bool log_semiring, Tensor state_scores, Tensor best, Tensor state_grad) -> Tensor");
+  m.def("fsa_shortest_path(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor best) -> "
+        "(Tensor, Tensor, Tensor, Tensor)");
+  m.def("fsa_random_paths(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, Tensor backward, "
+        "Tensor path_splits, int seed) -> (Tensor, Tensor)");
+  // See ops/algorithms.py and ops/rewrite.py.
+  m.def("fsa_connect(Tensor fsa_splits, Tensor state_splits, Tensor arcs) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("fsa_top_sort(Tensor fsa_splits, Tensor state_splits, Tensor arcs) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("fsa_arc_sort(Tensor state_splits, Tensor arcs) -> Tensor");
+  m.def("fsa_intersect(Tensor a_fsa_splits, Tensor a_state_splits, Tensor a_arcs, Tensor a_labels, Tensor b_fsa_splits, "
+        "Tensor b_state_splits, Tensor b_arcs, Tensor a_index, Tensor b_index, bool epsilons) -> "
+        "(Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("fsa_remove_epsilon(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, bool all_paths) -> "
+        "(Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("fsa_determinize(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, int max_states) -> "
+        "(Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("fsa_minimize(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, Tensor aux, float delta) -> "
+        "(Tensor, Tensor, Tensor, Tensor)");
+  m.def("fsa_potentials(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, bool log_semiring, "
+        "float tolerance, int max_sweeps) -> Tensor");
+  // See ops/dense.py.
+  m.def("fsa_intersect_dense(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, Tensor log_probs, "
+        "Tensor segments, Tensor a_index, Tensor b_index, float search_beam, float output_beam, int min_active, "
+        "int max_active, bool allow_partial) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

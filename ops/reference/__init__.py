@@ -5,6 +5,7 @@ Each has the name and the arguments of the op's schema in csrc/schemas.cpp.
 
 from ops.reference.depthwise_conv1d import depthwise_conv1d, depthwise_conv1d_backward
 from ops.reference.double_swish import double_swish
+from ops.reference.fsa_scores import fsa_state_scores, fsa_state_scores_grad
 from ops.reference.mutual_information import mutual_information
 from ops.reference.relative_attention import relative_attention, relative_attention_backward
 from ops.reference.rnnt_loss_fused import joiner_hidden, joiner_hidden_grad, joiner_log_probs, joiner_logits_grad
@@ -16,6 +17,8 @@ __all__ = [
     "depthwise_conv1d",
     "depthwise_conv1d_backward",
     "double_swish",
+    "fsa_state_scores",
+    "fsa_state_scores_grad",
     "joiner_hidden",
     "joiner_hidden_grad",
     "joiner_log_probs",

@@ -1,0 +1,113 @@
+// What every FSA algorithm takes and returns: views of the tensors of ops/fsa.py, and one automaton being built.
+//
+// Arcs are ordered by source state; state 0 starts; the last state is final and entered by arcs with label -1. States are
+// numbered within their FSA, arcs over the whole vector.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace lattica {
+
+struct Arc {
+  int32_t src, dest, label;
+};
+
+struct FsaView {
+  int32_t num_states;
+  const int32_t* splits;  // arcs of state s: splits[s] ... splits[s + 1] - 1, as numbers in the whole vector
+  const Arc* arcs;        // of the whole vector
+
+  int32_t begin(int32_t s) const { return splits[s]; }
+  int32_t end(int32_t s) const { return splits[s + 1]; }
+  int32_t final_state() const { return num_states - 1; }
+  int32_t first_arc() const { return splits[0]; }
+  int32_t num_arcs() const { return splits[num_states] - splits[0]; }
+};
+
+struct FsaVecView {
+  int64_t num_fsas;
+  const int32_t* fsa_splits;
+  const int32_t* state_splits;
+  const Arc* arcs;
+
+  FsaView operator[](int64_t i) const {
+    return {fsa_splits[i + 1] - fsa_splits[i], state_splits + fsa_splits[i], arcs};
+  }
+};
+
+// One output automaton. Arcs must be ordered by src when it is handed back.
+struct FsaResult {
+  int32_t num_states = 0;
+  std::vector<Arc> arcs;
+  std::vector<int32_t> map_a;       // the input arc of each arc; or, if map_ends is used, lists of input arcs
+  std::vector<int32_t> map_b;       // the same for a second input
+  std::vector<int32_t> map_ends;    // where the list of each arc ends in map_a
+  const char* error = nullptr;      // a fixed text, if the algorithm cannot go on
+  int64_t error_value = 0;
+};
+
+// Which states are reached from the start / reach the final state.
+inline void mark_accessible(const FsaView& fsa, std::vector<char>* seen) {
+  seen->assign(fsa.num_states, 0);
+  if (fsa.num_states == 0) return;
+  std::vector<int32_t> stack{0};
+  (*seen)[0] = 1;
+  while (!stack.empty()) {
+    const int32_t s = stack.back();
+    stack.pop_back();
+    for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a) {
+      const int32_t d = fsa.arcs[a].dest;
+      if (!(*seen)[d]) (*seen)[d] = 1, stack.push_back(d);
+    }
+  }
+}
+
+// The arcs that enter each state, grouped by state: entering[ends[s - 1]] ... (counting sort).
+inline void entering_arcs(const FsaView& fsa, std::vector<int32_t>* splits, std::vector<int32_t>* entering) {
+  splits->assign(fsa.num_states + 1, 0);
+  entering->resize(fsa.num_arcs());
+  const int32_t first = fsa.first_arc();
+  for (int32_t a = first; a < first + fsa.num_arcs(); ++a) ++(*splits)[fsa.arcs[a].dest + 1];
+  for (int32_t s = 0; s < fsa.num_states; ++s) (*splits)[s + 1] += (*splits)[s];
+  std::vector<int32_t> next(splits->begin(), splits->end() - 1);
+  for (int32_t a = first; a < first + fsa.num_arcs(); ++a) (*entering)[next[fsa.arcs[a].dest]++] = a;
+}
+
+inline void mark_coaccessible(const FsaView& fsa, std::vector<char>* seen) {
+  seen->assign(fsa.num_states, 0);
+  if (fsa.num_states == 0) return;
+  std::vector<int32_t> splits, entering, stack{fsa.final_state()};
+  entering_arcs(fsa, &splits, &entering);
+  (*seen)[fsa.final_state()] = 1;
+  while (!stack.empty()) {
+    const int32_t s = stack.back();
+    stack.pop_back();
+    for (int32_t i = splits[s]; i < splits[s + 1]; ++i) {
+      const int32_t p = fsa.arcs[entering[i]].src;
+      if (!(*seen)[p]) (*seen)[p] = 1, stack.push_back(p);
+    }
+  }
+}
+
+// Keep the states with order[s] >= 0 under these new numbers; `old_states` lists them in the new order.
+inline FsaResult renumber(const FsaView& fsa, const std::vector<int32_t>& order,
+                          const std::vector<int32_t>& old_states) {
+  FsaResult out;
+  out.num_states = static_cast<int32_t>(old_states.size());
+  out.arcs.reserve(fsa.num_arcs());
+  out.map_a.reserve(fsa.num_arcs());
+  for (int32_t s : old_states)
+    for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a) {
+      const Arc& arc = fsa.arcs[a];
+      if (order[arc.dest] < 0) continue;
+      out.arcs.push_back({order[s], order[arc.dest], arc.label});
+      out.map_a.push_back(a);
+    }
+  return out;
+}
+
+// Labels compare as unsigned numbers: -1, the way into the final state, comes last.
+inline bool label_less(int32_t a, int32_t b) { return static_cast<uint32_t>(a) < static_cast<uint32_t>(b); }
+
+}  // namespace lattica

@@ -1,0 +1,163 @@
+// Total scores of paths through a top-sorted automaton, and their derivatives, one FSA a call.
+//
+//   forward[d] = sum over arcs s -> d of forward[s] + score,   backward[s] = sum over arcs s -> d of score + backward[d],
+//
+// where the sum is log-add (log semiring) or max (tropical; `best` then keeps the arc that gave the max).
+// Source: Mohri, "Semiring frameworks and algorithms for shortest-distance problems", 2002.
+#pragma once
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "fsa.h"
+
+namespace lattica {
+
+constexpr double kMinusInf = -std::numeric_limits<double>::infinity();
+
+// log(sum of exp) of numbers as they come: `top` is their max so far, `rest` the sum of exp(x - top).
+struct RunningLogSum {
+  double top = kMinusInf, rest = 0;
+  void add(double x) {
+    if (x == kMinusInf) return;
+    if (x <= top) {
+      rest += std::exp(x - top);
+    } else {
+      rest = rest * std::exp(top - x) + 1;
+      top = x;
+    }
+  }
+  double value() const { return rest > 0 ? top + std::log(rest) : top; }
+};
+
+// False if an arc does not go up, i.e. the FSA is cyclic or not top-sorted.
+inline bool goes_up(const FsaView& fsa) {
+  for (int32_t a = fsa.first_arc(); a < fsa.first_arc() + fsa.num_arcs(); ++a)
+    if (fsa.arcs[a].dest <= fsa.arcs[a].src) return false;
+  return true;
+}
+
+inline void forward_scores(const FsaView& fsa, const double* scores, bool log_semiring, double* forward,
+                           int32_t* best) {
+  const int32_t n = fsa.num_states;
+  if (n == 0) return;
+  for (int32_t s = 0; s < n; ++s) forward[s] = kMinusInf, best[s] = -1;
+  forward[0] = 0;
+  if (!log_semiring) {
+    for (int32_t s = 0; s < n; ++s)
+      for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a) {
+        const int32_t d = fsa.arcs[a].dest;
+        const double x = forward[s] + scores[a];
+        if (x > forward[d]) forward[d] = x, best[d] = a;
+      }
+    return;
+  }
+  std::vector<RunningLogSum> sums(n);
+  sums[0].add(0);
+  for (int32_t s = 0; s < n; ++s) {
+    forward[s] = sums[s].value();
+    if (forward[s] == kMinusInf) continue;
+    for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a) sums[fsa.arcs[a].dest].add(forward[s] + scores[a]);
+  }
+}
+
+inline void backward_scores(const FsaView& fsa, const double* scores, bool log_semiring, double* backward,
+                            int32_t* best) {
+  const int32_t n = fsa.num_states;
+  if (n == 0) return;
+  backward[n - 1] = 0;
+  best[n - 1] = -1;
+  for (int32_t s = n - 2; s >= 0; --s) {
+    double top = kMinusInf;
+    best[s] = -1;
+    for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a) {
+      const double x = scores[a] + backward[fsa.arcs[a].dest];
+      if (x > top) top = x, best[s] = a;
+    }
+    if (log_semiring && top != kMinusInf) {
+      double sum = 0;
+      for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a) sum += std::exp(scores[a] + backward[fsa.arcs[a].dest] - top);
+      top += std::log(sum);
+    }
+    backward[s] = top;
+  }
+}
+
+// The share of an arc in the sum that made `total`: 0 where nothing was summed.
+inline double share(double part, double total) { return total == kMinusInf ? 0 : std::exp(part - total); }
+
+// `grad` holds the derivatives by forward[s] and is used as scratch; writes those by the scores of the arcs.
+inline void forward_scores_grad(const FsaView& fsa, const double* scores, bool log_semiring, const double* forward,
+                                const int32_t* best, double* grad, double* arc_grad) {
+  for (int32_t s = fsa.num_states - 1; s >= 0; --s)
+    for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a) {
+      const int32_t d = fsa.arcs[a].dest;
+      double g = 0;
+      if (grad[d] != 0) g = grad[d] * (log_semiring ? share(forward[s] + scores[a], forward[d]) : double(best[d] == a));
+      arc_grad[a] = g;
+      grad[s] += g;
+    }
+}
+
+inline void backward_scores_grad(const FsaView& fsa, const double* scores, bool log_semiring, const double* backward,
+                                 const int32_t* best, double* grad, double* arc_grad) {
+  for (int32_t s = 0; s < fsa.num_states; ++s)
+    for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a) {
+      const int32_t d = fsa.arcs[a].dest;
+      double g = 0;
+      if (grad[s] != 0) g = grad[s] * (log_semiring ? share(scores[a] + backward[d], backward[s]) : double(best[s] == a));
+      arc_grad[a] = g;
+      grad[d] += g;
+    }
+}
+
+// The best path backwards along the best entering arcs, as a linear FSA.
+inline FsaResult best_path(const FsaView& fsa, const int32_t* best) {
+  FsaResult out;
+  if (fsa.num_states == 0) return out;
+  int32_t s = fsa.final_state();
+  while (s != 0 && best[s] >= 0) {
+    out.map_a.push_back(best[s]);
+    s = fsa.arcs[best[s]].src;
+  }
+  if (s != 0 || out.map_a.empty()) {
+    out.map_a.clear();
+    return out;
+  }
+  const int32_t n = static_cast<int32_t>(out.map_a.size());
+  out.map_a = std::vector<int32_t>(out.map_a.rbegin(), out.map_a.rend());
+  for (int32_t i = 0; i < n; ++i) out.arcs.push_back({i, i + 1, fsa.arcs[out.map_a[i]].label});
+  out.num_states = n + 1;
+  return out;
+}
+
+// A counter-based random number in [0, 1): the same whatever thread asks (splitmix64).
+inline double random_unit(uint64_t seed, uint64_t counter) {
+  uint64_t x = seed + 0x9E3779B97F4A7C15ULL * (counter + 1);
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
+  return static_cast<double>((x ^ (x >> 31)) >> 11) * 0x1.0p-53;
+}
+
+// Draw a path with probability proportional to exp(its score): leave s by an arc with probability exp(score + backward[dest] -
+// backward[s]). Appends arc numbers; nothing if there is no path.
+inline void random_path(const FsaView& fsa, const double* scores, const double* backward, uint64_t seed,
+                        std::vector<int32_t>* path) {
+  if (fsa.num_states == 0 || backward[0] == kMinusInf) return;
+  uint64_t step = 0;
+  for (int32_t s = 0; s != fsa.final_state(); ++step) {
+    double left = random_unit(seed, step);
+    int32_t chosen = -1;
+    for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a) {
+      const double p = share(scores[a] + backward[fsa.arcs[a].dest], backward[s]);
+      if (p <= 0) continue;
+      chosen = a;  // the last one possible, should rounding leave a rest
+      if ((left -= p) < 0) break;
+    }
+    path->push_back(chosen);
+    s = fsa.arcs[chosen].dest;
+  }
+}
+
+}  // namespace lattica

@@ -1,0 +1,114 @@
+"""Paths through automata: the best, random ones, alignments; whether two automata agree on random paths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ops.algorithms import connect, intersect, intersect_device, remove_epsilon_self_loops, top_sort
+from ops.fsa import Fsa, create_fsa_vec
+from ops.fsa_attributes import arcs_of, call, fsa_from_unary_function_tensor, scores64
+from ops.ragged import RaggedShape, RaggedTensor
+from ops.ragged.shape import counts_to_splits
+from ops.scores import best_entering_arcs
+
+
+def shortest_path(fsa: Fsa, use_double_scores: bool) -> Fsa:
+    """The path with the greatest score of each FSA, as a linear FSA (the first of equals); no states if there is none.
+
+    FSAs must be top-sorted. use_double_scores is k2's; the search is in float64 either way.
+    """
+    *arcs, arc_map = call("fsa_shortest_path", *fsa.splits(), fsa.arcs3, best_entering_arcs(fsa))
+    return fsa_from_unary_function_tensor(fsa, arcs_of(*arcs, fsa.is_vec()), arc_map)
+
+
+def random_paths(fsas: Fsa, use_double_scores: bool, num_paths: int | Tensor) -> RaggedTensor:
+    """Draw paths with probability proportional to exp(score), as lists of arcs: axes [fsa][path][arc], int32.
+
+    Arcs are numbered over the whole vector. An FSA without a path gives empty ones. Seeded by torch.manual_seed.
+    num_paths: for every FSA, or (a tensor) for each.
+    """
+    vec = fsas.as_vec()
+    n = vec._shape.dim0
+    counts = num_paths.to(fsas.device) if isinstance(num_paths, Tensor) else torch.full((n,), num_paths)
+    if counts.shape != (n,) or bool((counts < 0).any()):
+        raise ValueError(f"num_paths must be a number >= 0, or one for each of the {n} FSAs, got {num_paths}")
+    splits = counts_to_splits(counts).to(fsas.device)
+    seed = int(torch.randint(2**62, (1,)))
+    backward = vec.get_backward_scores(True, True).detach().contiguous()
+    ends, arcs = call("fsa_random_paths", *vec.splits(), vec.arcs3, scores64(vec), backward, splits, seed)
+    return RaggedTensor(RaggedShape(splits=[splits, ends]), arcs)
+
+
+def levenshtein_alignment(refs: Fsa, hyps: Fsa, hyp_to_ref_map: Tensor, sorted_match_ref: bool = False) -> Fsa:
+    """The alignment with the fewest errors of each hypothesis with its reference, from levenshtein_graph of both.
+
+    Returns linear FSAs with attributes ref_labels and hyp_labels: equal in a match, 0 where a side has nothing; the
+    total score is minus the number of errors.
+    """
+    renamed = []
+    for fsa, name in ((refs, "ref_labels"), (hyps, "hyp_labels")):
+        copy = fsa._with_shape(fsa._shape)
+        renamed.append(copy.rename_tensor_attribute_("aux_labels", name))
+    ans = intersect_device(*renamed, b_to_a_map=hyp_to_ref_map, sorted_match_a=sorted_match_ref)
+    ans = shortest_path(remove_epsilon_self_loops(ans), use_double_scores=True)
+    ans.scores = ans.scores - ans.__ins_del_score_internal_attr_
+    return ans
+
+
+def path_labels(fsa: Fsa, paths: RaggedTensor) -> RaggedTensor:
+    """The labels of paths from random_paths, without epsilons and -1: axes [fsa][path][label]."""
+    labels = RaggedTensor(paths.shape, fsa.labels[paths.values.long()].contiguous())
+    return labels.remove_values_leq(0)
+
+
+def is_rand_equivalent(
+    a: Fsa,
+    b: Fsa,
+    log_semiring: bool,
+    beam: float = float("inf"),
+    treat_epsilons_specially: bool = True,
+    delta: float = 1e-6,
+    npath: int = 100,
+) -> bool:
+    """Whether a and b give the same scores to strings drawn from either: False is certain, True is likely.
+
+    Args:
+      beam: strings scored worse than the best of the FSA by more than this are left out.
+      treat_epsilons_specially: label 0 stands for nothing; False: for itself.
+      delta: the difference, relative to 1 + |score|, that counts as none.
+      npath: how many strings to draw from each.
+    FSAs must be acyclic. For FsaVecs: whether all pairs are.
+    """
+    if a.is_vec() != b.is_vec() or (a.is_vec() and a.shape[0] != b.shape[0]):
+        return False
+    if a.is_vec():
+        return all(
+            is_rand_equivalent(x, y, log_semiring, beam, treat_epsilons_specially, delta, npath) for x, y in zip(a, b)
+        )
+    a, b = (top_sort(connect(x)).detach() for x in (a, b))
+    if not a.shape[0] or not b.shape[0]:
+        return a.shape[0] == b.shape[0]
+    strings: set[tuple[int, ...]] = set()
+    for fsa in (a, b):
+        paths = random_paths(create_fsa_vec([fsa]), True, npath)
+        labels = RaggedTensor(paths.shape, fsa.labels[paths.values.long()].contiguous())
+        labels = labels.remove_values_leq(0 if treat_epsilons_specially else -1)
+        strings |= {tuple(x) for x in labels.tolist()[0]}
+    scores = [string_scores(fsa, sorted(strings), log_semiring, treat_epsilons_specially) for fsa in (a, b)]
+    total = [create_fsa_vec([fsa]).get_tot_scores(True, log_semiring).item() for fsa in (a, b)]
+    inside = (scores[0] >= total[0] - beam) | (scores[1] >= total[1] - beam)
+    same = (scores[0] - scores[1]).abs() <= delta * (1 + scores[0].abs())
+    return bool((same | ~inside | (scores[0] == scores[1])).all())
+
+
+def string_scores(fsa: Fsa, strings: Any, log_semiring: bool, treat_epsilons_specially: bool = True) -> Tensor:
+    """float64 (number of strings,): the total score that an acyclic FSA gives to each list of labels; -inf if it is not
+    accepted."""
+    from ops.topologies import linear_fsa
+
+    linear = linear_fsa([list(s) for s in strings], device=fsa.device)
+    both = intersect(linear, fsa, treat_epsilons_specially)
+    return top_sort(connect(both)).get_tot_scores(True, log_semiring)

@@ -1,0 +1,139 @@
+"""Scores of states and arcs: forward, backward, total and posterior, in the log and the tropical semiring,
+differentiable.
+
+  forward(d)  = sum over arcs s -> d of forward(s) + score,    forward(start) = 0
+  backward(s) = sum over arcs s -> d of score + backward(d),   backward(final) = 0
+
+where the sum is log-add or max. FSAs must be top-sorted and acyclic. Recursions run in float64 whatever the scores'
+dtype.
+Source: Mohri, "Semiring frameworks and algorithms for shortest-distance problems", 2002.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ops.fsa import Fsa
+from ops.fsa_attributes import call
+from ops.ragged import RaggedShape, RaggedTensor
+from ops.ragged.shape import counts_to_splits, ids_to_splits
+
+
+class _StateScores(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, scores: Tensor, splits: tuple[Tensor, Tensor], arcs3: Tensor, forward: bool, log_semiring: bool
+    ) -> tuple[Tensor, Tensor]:
+        out, best = call("fsa_state_scores", *splits, arcs3, scores, forward, log_semiring)
+        ctx.save_for_backward(*splits, arcs3, scores, out, best)
+        ctx.kind = forward, log_semiring
+        ctx.mark_non_differentiable(best)
+        return out, best
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> Any:  # type: ignore[override]
+        fsa_splits, state_splits, arcs3, scores, out, best = ctx.saved_tensors
+        arc_grad = call(
+            "fsa_state_scores_grad", fsa_splits, state_splits, arcs3, scores, *ctx.kind, out, best, grad.contiguous()
+        )
+        return arc_grad, None, None, None, None
+
+
+def _state_scores(fsa: Fsa, forward: bool, log_semiring: bool) -> tuple[Tensor, Tensor]:
+    """float64 scores of all states, and the arc by which each state's best path goes (-1: none; tropical only)."""
+    return _StateScores.apply(fsa.scores.double().contiguous(), fsa.splits(), fsa.arcs3, forward, log_semiring)
+
+
+def get_forward_scores(fsa: Fsa, use_double_scores: bool, log_semiring: bool) -> Tensor:
+    """(number of states,) total score of all paths from the start to each state; -inf where there is none."""
+    return _cast(_state_scores(fsa, True, log_semiring)[0], use_double_scores)
+
+
+def get_backward_scores(fsa: Fsa, use_double_scores: bool, log_semiring: bool) -> Tensor:
+    """(number of states,) total score of all paths from each state to the final state; -inf where there is none."""
+    return _cast(_state_scores(fsa, False, log_semiring)[0], use_double_scores)
+
+
+def _cast(x: Tensor, use_double_scores: bool) -> Tensor:
+    return x if use_double_scores else x.float()
+
+
+def _at_final(fsa: Fsa, forward: Tensor) -> Tensor:
+    fsa_splits = fsa.splits()[0]
+    padded = torch.cat([forward, forward.new_full((1,), float("-inf"))])  # for FSAs without states
+    last = torch.where(fsa_splits[1:] > fsa_splits[:-1], fsa_splits[1:] - 1, forward.numel())
+    return padded.index_select(0, last)
+
+
+def get_tot_scores(fsa: Fsa, use_double_scores: bool, log_semiring: bool) -> Tensor:
+    """(number of FSAs,) total score of all paths; -inf for an FSA without a path or without states."""
+    return _cast(_at_final(fsa, _state_scores(fsa, True, log_semiring)[0]), use_double_scores)
+
+
+def get_arc_post(fsa: Fsa, use_double_scores: bool, log_semiring: bool) -> Tensor:
+    """(number of arcs,) log-posterior of each arc: the total score of the paths through it less that of all paths.
+
+    In the tropical semiring: how far the best path through the arc falls behind the best. -inf off all paths.
+    """
+    forward, backward = (_state_scores(fsa, f, log_semiring)[0] for f in (True, False))
+    arc_fsa, src, dest = arc_places(fsa)
+    total = _at_final(fsa, forward).index_select(0, arc_fsa)
+    some = torch.isfinite(total)
+    through = forward.index_select(0, src) + fsa.scores.double() + backward.index_select(0, dest)
+    return _cast(torch.where(some, through - torch.where(some, total, 0.0), float("-inf")), use_double_scores)
+
+
+def arc_places(fsa: Fsa) -> tuple[Tensor, Tensor, Tensor]:
+    """The FSA, the source state and the destination state of each arc, numbered over the whole vector, int64."""
+    vec = fsa.as_vec()
+    src = vec._shape.row_ids(2).long()
+    arc_fsa = vec._shape.row_ids(1).long()[src]
+    return arc_fsa, src, vec._shape.row_splits(1).long()[arc_fsa] + vec.arcs3[:, 1].long()
+
+
+def best_entering_arcs(fsa: Fsa) -> Tensor:
+    """(number of states,) int32: the last arc of the best path to each state; -1 for the start and where there is
+    none.
+    """
+    with torch.no_grad():
+        return _state_scores(fsa, True, False)[1]
+
+
+def state_levels(fsa: Fsa) -> Tensor:
+    """(number of states,) int64: the length of the longest path to each state, so that arcs go up. Needs acyclic
+    FSAs.
+    """
+    _, src, dest = arc_places(fsa)
+    level = torch.zeros(fsa.as_vec()._shape.tot_size(1), dtype=torch.int64, device=fsa.device)
+    for _ in range(level.numel() + 1):
+        new = level.scatter_reduce(0, dest, level[src] + 1, "amax")
+        if torch.equal(new, level):
+            return level
+        level = new
+    raise ValueError("the FSA has a cycle: its states have no levels")
+
+
+def state_batches(fsa: Fsa) -> RaggedTensor:
+    """States, numbered over the whole vector, in batches that can be handled at once: axes [batch][fsa][state].
+
+    Batch b of an FSA has the states at level b (see state_levels).
+    """
+    vec = fsa.as_vec()
+    level, num_fsas = state_levels(fsa), vec._shape.dim0
+    num_batches = int(level.max()) + 1 if level.numel() else 0
+    key = level * max(num_fsas, 1) + vec._shape.row_ids(1).long()
+    order = torch.argsort(key, stable=True)
+    rows = torch.arange(num_batches + 1, dtype=torch.int32, device=fsa.device) * num_fsas
+    return RaggedTensor(RaggedShape(splits=[rows, ids_to_splits(key[order], num_batches * num_fsas)]), order.int())
+
+
+def incoming_arcs(fsa: Fsa) -> RaggedTensor:
+    """The arcs that enter each state, numbered over the whole vector: axes [fsa][state][arc]."""
+    vec = fsa.as_vec()
+    dest = arc_places(fsa)[2]
+    counts = torch.bincount(dest, minlength=vec._shape.tot_size(1))
+    shape = RaggedShape(splits=[vec._shape.row_splits(1), counts_to_splits(counts)])
+    return RaggedTensor(shape, torch.argsort(dest, stable=True).int())
