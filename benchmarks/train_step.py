@@ -6,7 +6,8 @@ Random batches of realistic lengths through forward, backward and optimizer step
     python benchmarks/train_step.py --model paper --device cuda --precision bf16 --batch-seconds 300
     python benchmarks/train_step.py --profile 25                   # with torch.profiler's table
 
-Reports audio seconds per second of wall time and, for machines that others use too, per two core-seconds of CPU time.
+Reports audio seconds per second of wall time and, for machines that others use too, per two core-seconds of CPU time. The
+latter means something with --threads 1 only: two threads on a busy machine burn CPU time waiting for each other.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from toolkit.allocator import keep_freed_memory
 from toolkit.config import LossConfig, ModelConfig, ScaledAdamConfig, Schedule, load
 from toolkit.data.batch import Batch
 from toolkit.models.transducer import TransducerModel
@@ -119,6 +121,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    keep_freed_memory()  # as training does
     config = load(CONF, [f"model={args.model}"]).model
     for name, (low, high, rate, vocab) in CASES.items():
         if args.case and args.case not in name:
