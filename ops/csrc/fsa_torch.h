@@ -7,6 +7,7 @@
 
 #include "check.h"
 #include "fsa.h"
+#include "parallel.h"
 
 namespace lattica {
 namespace {  // torch's stable types are hidden symbols, so what holds them must not be seen from outside either
