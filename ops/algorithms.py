@@ -364,9 +364,9 @@ def replace_fsa(src: Fsa, index: Fsa, symbol_begin_range: int = 1, ret_arc_map: 
     arc_fsa = fsa_ids[arc_state]
     dest = new_of[vec._shape.row_splits(1).long()[arc_fsa] + vec.arcs3[:, 1]] if index.num_arcs else arc_state
     ids = torch.arange(index.num_arcs, device=device)[~cut]
-    outer = torch.stack(
-        [new_of[arc_state], torch.where(replaced, copy_of, dest), torch.where(replaced, 0, label)], 1
-    )[ids]
+    outer = torch.stack([new_of[arc_state], torch.where(replaced, copy_of, dest), torch.where(replaced, 0, label)], 1)[
+        ids
+    ]
     copies = (replaced & ~cut).nonzero().squeeze(1)
     first, last = src_arcs[src_splits[which[copies]]], src_arcs[src_splits[which[copies] + 1]]
     lengths = last - first
@@ -404,9 +404,7 @@ def expand_ragged_attributes(
     names = ragged if ragged_attribute_names is None else list(ragged_attribute_names)
     for name in names:
         if name not in ragged:
-            raise ValueError(
-                f"expand_ragged_attributes: {name!r} is no ragged attribute of this FSA (it has {ragged})"
-            )
+            raise ValueError(f"expand_ragged_attributes: {name!r} is no ragged attribute of this FSA (it has {ragged})")
     vec, device = fsas.as_vec(), fsas.device
     num_arcs = fsas.num_arcs
     final = fsas.labels == -1

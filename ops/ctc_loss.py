@@ -75,9 +75,7 @@ class CtcLoss(nn.Module):
         self.use_double_scores = use_double_scores
         self.delay_penalty = delay_penalty
 
-    def forward(
-        self, decoding_graph: Fsa, dense_fsa_vec: DenseFsaVec, target_lengths: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, decoding_graph: Fsa, dense_fsa_vec: DenseFsaVec, target_lengths: Tensor | None = None) -> Tensor:
         return ctc_loss(
             decoding_graph,
             dense_fsa_vec,

@@ -101,9 +101,7 @@ class DenseFsaVec:
         return DenseFsaVec(self.log_probs.to(device), self.segments)
 
     def __str__(self) -> str:
-        return (
-            f"DenseFsaVec({self.dim0()} segments, frames {self.duration.tolist()}, {self.log_probs.shape[2]} labels)"
-        )
+        return f"DenseFsaVec({self.dim0()} segments, frames {self.duration.tolist()}, {self.log_probs.shape[2]} labels)"
 
 
 def intersect_dense(
@@ -178,9 +176,7 @@ def _intersect_dense(
     if not (0 <= min_active <= max_active and max_active > 0):
         raise ValueError(f"need 0 <= min_active_states <= max_active_states, got {min_active}, {max_active}")
     if a_to_b_map is not None:
-        if a_to_b_map.shape != (num_a,) or (
-            num_a and not 0 <= int(a_to_b_map.min()) <= int(a_to_b_map.max()) < num_b
-        ):
+        if a_to_b_map.shape != (num_a,) or (num_a and not 0 <= int(a_to_b_map.min()) <= int(a_to_b_map.max()) < num_b):
             raise ValueError(
                 f"a_to_b_map must name one of {num_b} segments for each of {num_a} graphs, got {a_to_b_map}"
             )

@@ -439,9 +439,7 @@ class Fsa:
         ans = cls(d.pop("arcs"))
         if "num_states" in d:
             num_states = d.pop("num_states")
-            ans = cls.from_arcs(
-                RaggedShape(splits=[ids_to_splits(ans.arcs3[:, 0], num_states)]), ans.arcs3, ans.scores
-            )
+            ans = cls.from_arcs(RaggedShape(splits=[ids_to_splits(ans.arcs3[:, 0], num_states)]), ans.arcs3, ans.scores)
         for name, value in d.items():
             setattr(ans, name, value)
         return ans
@@ -463,9 +461,7 @@ class Fsa:
     def _label_attrs(self) -> tuple[list[Tensor], list[RaggedTensor]]:
         named = sorted(self._tensor_attr.items(), key=lambda item: item[0])
         aux = [v for _, v in named if isinstance(v, Tensor) and v.dtype == torch.int32 and v.ndim == 1]
-        return aux, [
-            v for _, v in named if isinstance(v, RaggedTensor) and v.dtype == torch.int32 and v.num_axes == 2
-        ]
+        return aux, [v for _, v in named if isinstance(v, RaggedTensor) and v.dtype == torch.int32 and v.num_axes == 2]
 
     def __str__(self) -> str:
         """The arcs with all int labels, the properties and every attribute."""
@@ -557,9 +553,7 @@ def arcs_from_tensor(tensor: Tensor) -> tuple[RaggedShape, Tensor, Tensor]:
         for splits, total in ((bounds[0], bounds[0][-1]), (bounds[1], values.shape[0])):
             if splits[0] != 0 or splits[-1] != total or sorted(splits) != splits:
                 raise ValueError(f"the offsets in the tensor of an FsaVec are wrong: {splits[:20]}")
-        fsa_A = torch.repeat_interleave(
-            torch.arange(num_fsas, device=tensor.device), arc_splits[1:] - arc_splits[:-1]
-        )
+        fsa_A = torch.repeat_interleave(torch.arange(num_fsas, device=tensor.device), arc_splits[1:] - arc_splits[:-1])
         state_A = arcs3[:, 0] + fsa_splits[fsa_A]
         if bool((state_A >= fsa_splits[fsa_A + 1]).any()) or bool((arcs3[:, 0] < 0).any()):
             raise ValueError("an arc of the FsaVec leaves a state that its FSA does not have")

@@ -83,9 +83,7 @@ def push(fsa: Fsa, log_semiring: bool = False, tolerance: float = 1e-9, max_swee
     if fsa.properties & TOPSORTED_AND_ACYCLIC:
         backward = fsa.get_backward_scores(True, log_semiring)
     else:
-        backward = call(
-            "fsa_potentials", *fsa.splits(), fsa.arcs3, scores64(fsa), log_semiring, tolerance, max_sweeps
-        )
+        backward = call("fsa_potentials", *fsa.splits(), fsa.arcs3, scores64(fsa), log_semiring, tolerance, max_sweeps)
     arc_fsa, src, dest = arc_places(fsa)
     starts = fsa.splits()[0].long()[:-1]
     entered = torch.zeros(starts.numel(), dtype=torch.bool, device=fsa.device)

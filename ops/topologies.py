@@ -194,9 +194,7 @@ def ctc_graph(symbols: Labels, modified: bool = False, device: torch.device | st
     return _build(2 * lens + 2, *columns, several)[0]
 
 
-def levenshtein_graph(
-    symbols: Labels, ins_del_score: float = -0.501, device: torch.device | str | None = "cpu"
-) -> Fsa:
+def levenshtein_graph(symbols: Labels, ins_del_score: float = -0.501, device: torch.device | str | None = "cpu") -> Fsa:
     """For levenshtein_alignment: the sequence (no cost), any symbol replaced by label 0 (-0.5) or label 0 added
     anywhere.
 

@@ -119,9 +119,7 @@ def simple_ragged_index_select(src: Tensor, indexes: RaggedTensor) -> Tensor:
     """
     if src.ndim != 1 or indexes.num_axes != 2:
         raise ValueError(f"expected 1-D src and 2-axis indexes, got {src.ndim}-D and {indexes.num_axes} axes")
-    picked = RaggedTensor(indexes.shape, index_select(src, indexes.values)).keep(
-        index_select(src, indexes.values) != 0
-    )
+    picked = RaggedTensor(indexes.shape, index_select(src, indexes.values)).keep(index_select(src, indexes.values) != 0)
     low, high, some = picked.min(), picked.max(), picked.shape.counts(1) > 0
     if bool((some & (low != high)).any()):
         raise ValueError("simple_ragged_index_select: a list of indexes names several different non-zero values")

@@ -11,9 +11,7 @@ from ops.fsa import Fsa
 Weights = dict[tuple, list[float]]
 
 
-def random_text(
-    rng: random.Random, states: int = 5, labels: int = 2, epsilons: bool = False, aux: bool = False
-) -> str:
+def random_text(rng: random.Random, states: int = 5, labels: int = 2, epsilons: bool = False, aux: bool = False) -> str:
     """An acyclic top-sorted FSA as text; each state is left, so that it is mostly connected."""
     rows = []
     for s in range(states - 1):

@@ -21,5 +21,7 @@ def test_parity_with_k2(shared_dir, repo_dir, part):
     result = subprocess.run(command, cwd=repo_dir, capture_output=True, text=True, env=env)
     *lines, summary = result.stdout.strip().splitlines()
     assert summary.endswith("agree"), result.stdout + result.stderr
-    assert {line.split(":")[0] for line in lines if "differs" in line or "missing" in line} == KNOWN[part], result.stdout
+    assert {line.split(":")[0] for line in lines if "differs" in line or "missing" in line} == KNOWN[part], (
+        result.stdout
+    )
     assert len(lines) == len(KNOWN[part]), result.stdout

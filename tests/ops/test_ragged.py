@@ -218,9 +218,7 @@ def test_cat_and_stack(device):
     assert k2r.cat([a, b]).tolist() == a.tolist() + b.tolist()
     assert k2r.cat([a, b], axis=1).tolist() == [[1, 2, 4], [5, 6], [3]]
     assert RaggedTensor.stack([a, b], axis=0).tolist() == [a.tolist(), b.tolist()]
-    assert RaggedTensor.stack([a, b, a], axis=1).tolist() == [
-        list(x) for x in zip(a.tolist(), b.tolist(), a.tolist())
-    ]
+    assert RaggedTensor.stack([a, b, a], axis=1).tolist() == [list(x) for x in zip(a.tolist(), b.tolist(), a.tolist())]
     deep = RaggedTensor(DEEP, device=device)
     assert k2r.cat([deep, deep], axis=1).tolist() == [x + x for x in DEEP]
 
