@@ -46,7 +46,9 @@ def random_batches(
     for i in range(count):
         durations: list[float] = []
         start = int(len(pool) * (i + 0.5) / count)
-        while start + len(durations) < len(pool) and sum(durations) + pool[start + len(durations)] <= seconds:
+        while start + len(durations) < len(pool):
+            if durations and sum(durations) + pool[start + len(durations)] > seconds:
+                break
             durations.append(pool[start + len(durations)])
         batches.append(random_batch(durations, rate, vocab, g))
     return batches
