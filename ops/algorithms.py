@@ -26,7 +26,7 @@ from ops.ragged.shape import counts_to_splits, ids_to_splits
 def connect(fsa: Fsa) -> Fsa:
     """Accepts the same; without the states that lie on no path from start to final. No path: an FSA without states."""
     *arcs, arc_map = call("fsa_connect", *fsa.splits(), fsa.arcs3)
-    return fsa_from_unary_function_tensor(fsa, arcs_of(*arcs, fsa.is_vec()), arc_map)
+    return fsa_from_unary_function_tensor(fsa, arcs_of(arcs, fsa.is_vec()), arc_map)
 
 
 def top_sort(fsa: Fsa) -> Fsa:
@@ -35,7 +35,7 @@ def top_sort(fsa: Fsa) -> Fsa:
     Raises RuntimeError for an FSA with a longer cycle.
     """
     *arcs, arc_map = call("fsa_top_sort", *fsa.splits(), fsa.arcs3)
-    return fsa_from_unary_function_tensor(fsa, arcs_of(*arcs, fsa.is_vec()), arc_map)
+    return fsa_from_unary_function_tensor(fsa, arcs_of(arcs, fsa.is_vec()), arc_map)
 
 
 def arc_sort(fsa: Fsa, ret_arc_map: bool = False) -> Any:
@@ -52,7 +52,7 @@ def _intersect(
     *arcs, map_a, map_b = call(
         "fsa_intersect", *a.splits(), a.arcs3, a_labels.contiguous(), *b.splits(), b.arcs3, *index, epsilons
     )
-    return fsa_from_binary_function_tensor(a, b, arcs_of(*arcs, vec), map_a, map_b), map_a, map_b
+    return fsa_from_binary_function_tensor(a, b, arcs_of(arcs, vec), map_a, map_b), map_a, map_b
 
 
 def _pairs(a: Fsa, b: Fsa, what: str) -> tuple[Tensor, Tensor]:
@@ -96,7 +96,7 @@ def intersect_device(
         raise ValueError(
             f"b_to_a_map must be int32 of shape ({num_b},), got {b_to_a_map.dtype} {tuple(b_to_a_map.shape)}"
         )
-    ans, *maps = _intersect(a_fsas, b_fsas, a_fsas.labels, b_to_a_map, torch.arange(num_b), False, True)
+    ans, *maps = _intersect(a_fsas, b_fsas, a_fsas.labels, b_to_a_map, torch.arange(len(b_to_a_map)), False, True)
     return (ans, *maps) if ret_arc_maps else ans
 
 
@@ -114,7 +114,7 @@ def compose(a_fsa: Fsa, b_fsa: Fsa, treat_epsilons_specially: bool = True, inner
         b_fsa = b_fsa._with_shape(b_fsa._shape)
         b_fsa.aux_labels = b_fsa.labels.clone()
     a_index, b_index = _pairs(a_fsa, b_fsa, "compose")
-    inner = torch.where(a_fsa.labels == -1, -1, a_fsa.aux_labels.int())
+    inner = torch.where(a_fsa.labels == -1, -1, a_fsa.aux_labels.int())  # type: ignore[union-attr]
     a = a_fsa._with_shape(a_fsa._shape)
     del a.aux_labels
     ans, map_a, map_b = _intersect(
@@ -149,7 +149,7 @@ def keep(fsa: Fsa, arc_mask: Tensor, state_mask: Tensor | None = None) -> tuple[
     begin = fsa_splits.long()[arc_fsa]
     arcs3 = torch.stack([rank[src] - begin, rank[dest] - begin, vec.arcs3[arc_map, 2]], dim=1).int()
     state_splits = ids_to_splits(rank[src].int(), int(fsa_splits[-1]))
-    ans = fsa_from_unary_function_tensor(fsa, arcs_of(fsa_splits, state_splits, arcs3, fsa.is_vec()), arc_map.int())
+    ans = fsa_from_unary_function_tensor(fsa, arcs_of((fsa_splits, state_splits, arcs3), fsa.is_vec()), arc_map.int())
     return ans, arc_map.int()
 
 
@@ -179,7 +179,7 @@ def add_epsilon_self_loops(fsa: Fsa, ret_arc_map: bool = False) -> Any:
     loop_place = (state_splits[:-1] + before[:-1])[looped]
     arcs3[loop_place, :2] = local[looped][:, None].expand(-1, 2)
     ans = fsa_from_unary_function_tensor(
-        fsa, arcs_of(vec.splits()[0], (state_splits + before).int(), arcs3, fsa.is_vec()), arc_map
+        fsa, arcs_of((vec.splits()[0], (state_splits + before).int(), arcs3), fsa.is_vec()), arc_map
     )
     return (ans, arc_map) if ret_arc_map else ans
 
@@ -216,7 +216,7 @@ def _rebuild(
     order = torch.argsort(state_of, stable=True)
     state_splits = ids_to_splits(state_of[order].int(), int(fsa_splits[-1]))
     arc_map = arc_map[order].int()
-    ans = fsa_from_unary_function_tensor(src, arcs_of(fsa_splits, state_splits, arcs[order].int(), vec), arc_map)
+    ans = fsa_from_unary_function_tensor(src, arcs_of((fsa_splits, state_splits, arcs[order].int()), vec), arc_map)
     return ans, arc_map
 
 
@@ -386,7 +386,7 @@ def replace_fsa(src: Fsa, index: Fsa, symbol_begin_range: int = 1, ret_arc_map: 
     local = torch.stack([arcs[:, 0] - begin, arcs[:, 1] - begin, arcs[:, 2]], dim=1)[order].int()
     map_src, map_index = (m[order].int() for m in maps)
     ans = fsa_from_binary_function_tensor(
-        src, index, arcs_of(fsa_splits, state_splits, local, index.is_vec()), map_src, map_index
+        src, index, arcs_of((fsa_splits, state_splits, local), index.is_vec()), map_src, map_index
     )
     _plain_final_aux(ans, src, map_src)
     return (ans, map_src, map_index) if ret_arc_map else ans
@@ -447,7 +447,7 @@ def expand_ragged_attributes(
     kept = fsas._with_shape(fsas._shape)
     for name in names:
         delattr(kept, name)
-    ans = fsa_from_unary_function_tensor(kept, arcs_of(fsa_splits, state_splits, arcs3, fsas.is_vec()), arc_map)
+    ans = fsa_from_unary_function_tensor(kept, arcs_of((fsa_splits, state_splits, arcs3), fsas.is_vec()), arc_map)
     for name, value, ends in lists:
         flat = value.values.new_zeros(of.numel())
         rows = value.shape.row_ids(1).long()

@@ -191,7 +191,7 @@ def _intersect_dense(
         log_probs.detach().float().contiguous(), b_fsas.segments.to(graphs.device), a_index.int().to(graphs.device),
         b_index.int().to(graphs.device), search_beam, output_beam, min_active, max_active, allow_partial,
     )  # fmt: skip
-    shape, arcs3 = arcs_of(*arcs, vec=True)
+    shape, arcs3 = arcs_of(arcs, vec=True)
     ans = fsa_from_unary_function_tensor(graphs, (shape, arcs3), map_a)
     _, T, C = log_probs.shape
     segment = b_index.to(graphs.device)[shape.row_ids(1).long()[shape.row_ids(2).long()]]

@@ -83,6 +83,8 @@ class Fsa:
     anything else is kept by the FSA and passed on as it is. `aux_labels` make it a transducer.
     """
 
+    _arcs3: Tensor
+
     def __init__(
         self,
         tensor: Tensor | RaggedArcs | Fsa,
@@ -135,7 +137,7 @@ class Fsa:
         if name in _FIELDS or isinstance(getattr(type(self), name, None), property):
             object.__setattr__(self, name, value)
             return
-        self.__delattr__(name, missing_ok=True)
+        self._forget(name)
         if isinstance(value, Tensor):
             if value.ndim == 0 or value.shape[0] != self.num_arcs or value.device != self.device:
                 raise ValueError(
@@ -161,13 +163,14 @@ class Fsa:
                 return self._non_tensor_attr[name]
         raise AttributeError(f"this Fsa has no attribute {name!r}")
 
-    def __delattr__(self, name: str, missing_ok: bool = False) -> None:
-        if (
-            self._tensor_attr.pop(name, None) is None
-            and self._non_tensor_attr.pop(name, None) is None
-            and not missing_ok
-        ):
+    def __delattr__(self, name: str) -> None:
+        if not self._forget(name):
             raise AttributeError(f"this Fsa has no attribute {name!r}")
+
+    def _forget(self, name: str) -> bool:
+        """Drop an attribute; whether there was one."""
+        found = [attributes.pop(name, None) for attributes in (self._tensor_attr, self._non_tensor_attr)]
+        return any(value is not None for value in found)
 
     def named_tensor_attr(self, include_scores: bool = True) -> Iterator[tuple[str, Tensor | RaggedTensor]]:
         """Name and value of every arc attribute, the scores first."""

@@ -6,6 +6,7 @@ Picking scores by an arc map is plain torch indexing, so its derivative is the s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,8 +38,9 @@ def scores64(fsa: Fsa) -> Tensor:
     return fsa.scores.detach().double().contiguous()
 
 
-def arcs_of(fsa_splits: Tensor, state_splits: Tensor, arcs3: Tensor, vec: bool) -> Arcs:
-    """What an op returned, as arcs of an FsaVec or (vec=False, one FSA) of an Fsa."""
+def arcs_of(arcs: Sequence[Tensor], vec: bool) -> Arcs:
+    """What an op returned (fsa_splits, state_splits, arcs3), as arcs of an FsaVec or (vec=False, one FSA) of an Fsa."""
+    fsa_splits, state_splits, arcs3 = arcs
     return RaggedShape(splits=[fsa_splits, state_splits] if vec else [state_splits]), arcs3
 
 

@@ -43,7 +43,7 @@ class _Line:
     text: str
     fields: list[str]
 
-    def int(self, i: int, least: int, what: str) -> int:
+    def integer(self, i: int, least: int, what: str) -> int:
         try:
             value = int(self.fields[i])
         except ValueError:
@@ -52,7 +52,7 @@ class _Line:
             raise self.error(f"{what} must be an int32 >= {least}, got {self.fields[i]!r}")
         return value
 
-    def float(self, i: int) -> float:
+    def score(self, i: int) -> float:
         try:
             return float(self.fields[i])
         except ValueError:
@@ -85,17 +85,17 @@ def parse(s: str, num_aux: int, num_ragged: int, openfst: bool) -> ParsedFsa:
         if len(line.fields) in ((1, 2) if openfst else (1,)):
             if not openfst and k != len(lines) - 1:
                 raise line.error("a line with one field is the final state and must be the last")
-            state = line.int(0, 0, "the final state")
-            finals.append((state, -line.float(1) if len(line.fields) == 2 else 0.0))
+            state = line.integer(0, 0, "the final state")
+            finals.append((state, -line.score(1) if len(line.fields) == 2 else 0.0))
             continue
         if len(line.fields) != width + 1 and not (openfst and len(line.fields) == width):
             raise line.error(f"expected {width + 1} fields (3 + {num_aux} aux + {num_ragged} ragged + score), "
                              f"got {len(line.fields)}")  # fmt: skip
-        src, dest = line.int(0, 0, "the source state"), line.int(1, 0, "the destination state")
-        score = line.float(width) if len(line.fields) > width else 0.0
-        aux = [line.int(3 + i, -(2**31), "an aux label") for i in range(num_aux)]
+        src, dest = line.integer(0, 0, "the source state"), line.integer(1, 0, "the destination state")
+        score = line.score(width) if len(line.fields) > width else 0.0
+        aux = [line.integer(3 + i, -(2**31), "an aux label") for i in range(num_aux)]
         ragged = [line.ragged(3 + num_aux + i) for i in range(num_ragged)]
-        label = line.int(2, 0 if openfst else -1, "the label")
+        label = line.integer(2, 0 if openfst else -1, "the label")
         rows.append((src, dest, label, aux, ragged, -score if openfst else score))
     if openfst:
         rows, num_states = _to_one_final(rows, finals, num_aux, num_ragged)

@@ -21,7 +21,7 @@ def shortest_path(fsa: Fsa, use_double_scores: bool) -> Fsa:
     FSAs must be top-sorted. use_double_scores is k2's; the search is in float64 either way.
     """
     *arcs, arc_map = call("fsa_shortest_path", *fsa.splits(), fsa.arcs3, best_entering_arcs(fsa))
-    return fsa_from_unary_function_tensor(fsa, arcs_of(*arcs, fsa.is_vec()), arc_map)
+    return fsa_from_unary_function_tensor(fsa, arcs_of(arcs, fsa.is_vec()), arc_map)
 
 
 def random_paths(fsas: Fsa, use_double_scores: bool, num_paths: int | Tensor) -> RaggedTensor:
@@ -52,7 +52,7 @@ def levenshtein_alignment(refs: Fsa, hyps: Fsa, hyp_to_ref_map: Tensor, sorted_m
     for fsa, name in ((refs, "ref_labels"), (hyps, "hyp_labels")):
         copy = fsa._with_shape(fsa._shape)
         renamed.append(copy.rename_tensor_attribute_("aux_labels", name))
-    ans = intersect_device(*renamed, b_to_a_map=hyp_to_ref_map, sorted_match_a=sorted_match_ref)
+    ans = intersect_device(renamed[0], renamed[1], b_to_a_map=hyp_to_ref_map, sorted_match_a=sorted_match_ref)
     ans = shortest_path(remove_epsilon_self_loops(ans), use_double_scores=True)
     ans.scores = ans.scores - ans.__ins_del_score_internal_attr_
     return ans

@@ -27,7 +27,7 @@ class DeterminizeWeightPushingType(enum.Enum):
 def _from_lists(fsa: Fsa, result: tuple[Tensor, ...], remove_filler: bool, ret_arc_map: bool) -> Any:
     *arcs, map_splits, values = result
     arc_map = RaggedTensor(RaggedShape(splits=[map_splits]), values)
-    ans = fsa_from_unary_function_ragged(fsa, arcs_of(*arcs, fsa.is_vec()), arc_map, remove_filler)
+    ans = fsa_from_unary_function_ragged(fsa, arcs_of(arcs, fsa.is_vec()), arc_map, remove_filler)
     return (ans, arc_map) if ret_arc_map else ans
 
 
@@ -113,7 +113,7 @@ def minimize(fsa: Fsa, delta: float = 1 / 1024, push_scores: bool = True) -> Fsa
     fsa = push(fsa) if push_scores else connect(fsa)
     result = call("fsa_minimize", *fsa.splits(), fsa.arcs3, scores64(fsa), _aux_key(fsa), delta)
     *arcs, arc_map = result
-    return fsa_from_unary_function_tensor(fsa, arcs_of(*arcs, fsa.is_vec()), arc_map)
+    return fsa_from_unary_function_tensor(fsa, arcs_of(arcs, fsa.is_vec()), arc_map)
 
 
 def _aux_key(fsa: Fsa) -> Tensor:

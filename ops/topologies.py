@@ -190,8 +190,8 @@ def ctc_graph(symbols: Labels, modified: bool = False, device: torch.device | st
         (num_fsas, 2 * lens, final, one, one),  # ends after a blank
         (num_fsas[nonempty], 2 * lens[nonempty] - 1, final[nonempty], one[nonempty], one[nonempty]),  # or a token
     ]
-    columns = [torch.cat(x) for x in zip(*kinds)]
-    return _build(2 * lens + 2, *columns, several)[0]
+    owner, src, dest, label, aux = (torch.cat(x) for x in zip(*kinds))
+    return _build(2 * lens + 2, owner, src, dest, label, aux, several)[0]
 
 
 def levenshtein_graph(symbols: Labels, ins_del_score: float = -0.501, device: torch.device | str | None = "cpu") -> Fsa:
@@ -219,8 +219,8 @@ def levenshtein_graph(symbols: Labels, ins_del_score: float = -0.501, device: to
         (owner, k, k + 1, y, y, 0.0 * zero),
         (ids, lens, lens + 1, end, end, 0.0 * lens),
     ]
-    *columns, scores = (torch.cat(x) for x in zip(*kinds))
-    ans, _ = _build(lens + 2, *columns, several, scores.float())  # type: ignore[arg-type]
+    owner, src, dest, label, aux, scores = (torch.cat(x) for x in zip(*kinds))
+    ans, _ = _build(lens + 2, owner, src, dest, label, aux, several, scores.float())
     loops = ans.arcs3[:, 0] == ans.arcs3[:, 1]
     ans.__ins_del_score_internal_attr_ = torch.where(loops, ins_del_score + 0.5, 0.0)
     return ans

@@ -45,7 +45,7 @@ def index_fsa(src: Fsa, indexes: Tensor) -> Fsa:
     assert arc_map is not None
     if indexes.numel() and int(indexes.min()) < 0:
         raise ValueError(f"index_fsa: indexes must not be negative, got {indexes.tolist()[:20]}")
-    arcs = arcs_of(shape.row_splits(1), shape.row_splits(2), src.arcs3[arc_map.long()], True)
+    arcs = arcs_of((shape.row_splits(1), shape.row_splits(2), src.arcs3[arc_map.long()]), True)
     return fsa_from_unary_function_tensor(src, arcs, arc_map)
 
 

@@ -206,8 +206,8 @@ class RaggedTensor:
             first, rest = i[0], i[1:]
             if isinstance(first, int):
                 return self[first][rest if len(rest) > 1 else rest[0]] if rest else self[first]
-            rows = self[first]
-            return rows._getitem_below(rest, 1) if rest else rows
+            below: Any = self[first]
+            return below._getitem_below(rest, 1) if rest else rows
         if isinstance(i, slice):
             rows = range(self.dim0)[i]
             return self.index(torch.arange(rows.start, rows.stop, rows.step, device=self.device))[0]
@@ -261,7 +261,7 @@ class RaggedTensor:
             ans = ans.remove_axis(0)
         if not 0 <= begin <= end <= ans.dim0:
             raise ValueError(f"arange: need 0 <= begin <= end <= {ans.dim0}, got begin={begin}, end={end}")
-        return ans[begin:end]
+        return ans[begin:end]  # type: ignore[return-value]
 
     def keep(self, mask: Tensor) -> RaggedTensor:
         """Keep the values where the bool `mask` is True; no row disappears."""
