@@ -207,7 +207,7 @@ class RaggedTensor:
             if isinstance(first, int):
                 return self[first][rest if len(rest) > 1 else rest[0]] if rest else self[first]
             below: Any = self[first]
-            return below._getitem_below(rest, 1) if rest else rows
+            return below._getitem_below(rest, 1) if rest else below
         if isinstance(i, slice):
             rows = range(self.dim0)[i]
             return self.index(torch.arange(rows.start, rows.stop, rows.step, device=self.device))[0]
