@@ -311,7 +311,8 @@ def test_union_closure_reverse(seed):
         both = k2.top_sort(k2.connect(k2.intersect(k2.linear_fsa(list(string)), many)))
         expected = max(twice[string] + once.get(string, [-1e9]))
         assert both.get_tot_scores(True, False).item() >= expected - 1e-4
-    assert () in language(k2.top_sort(k2.connect(k2.intersect(k2.linear_fsa([]), many))))
+    # No list of paths here: where the part accepts the empty string, its closure has cycles of epsilons.
+    assert k2.connect(k2.intersect(k2.linear_fsa([]), many)).num_arcs > 0
 
 
 def test_closure_does_not_end_in_the_midst():
