@@ -38,6 +38,6 @@ def program(work: Callable[[Config], object]) -> Callable[[DictConfig], None]:
         except (ValueError, AttributeError, RuntimeError, OSError) as error:
             if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
                 raise
-            sys.exit(f"{name}: {type(error).__name__}: {error}\n(HYDRA_FULL_ERROR=1 shows where)")
+            sys.exit(f"{name}: {error}\n(HYDRA_FULL_ERROR=1 shows where)")
 
     return main
