@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a fresh machine to a WER table: environment, ops, embedded corpus, training, decoding.
 #   ./scripts/quickstart.sh [overrides]      e.g. trainer.num_epochs=4
-# About 12 minutes on two CPU cores. Interrupt it whenever you like; run again, it goes on where it was.
+# About 14 minutes on two CPU cores. Interrupt it whenever you like; run again, it goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 started=$SECONDS
