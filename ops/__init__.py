@@ -26,9 +26,10 @@ from ops.ctc_loss import CtcLoss, ctc_loss
 from ops.dense import DenseFsaVec, convert_dense_to_fsa_vec, intersect_dense, intersect_dense_pruned
 from ops.depthwise_conv1d import depthwise_conv1d
 from ops.double_swish import double_swish
-from ops.fsa import Fsa, create_fsa_vec, to_dot, to_str, to_str_simple, to_tensor
+from ops.fsa import Fsa, create_fsa_vec, to_dot, to_str, to_str_simple
 from ops.fsa_attributes import compose_arc_maps
 from ops.fsa_properties import to_str as properties_to_str
+from ops.fsa_tensor import to_tensor
 from ops.mutual_information import joint_mutual_information_recursion, mutual_information_recursion
 from ops.paths import is_rand_equivalent, levenshtein_alignment, random_paths, shortest_path
 from ops.ragged import (

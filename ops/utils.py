@@ -9,13 +9,14 @@ import random
 import torch
 from torch import Tensor
 
-from ops.fsa import Fsa, create_fsa_vec, to_dot, to_str, to_str_simple, to_tensor
+from ops.fsa import Fsa, create_fsa_vec, to_dot, to_str, to_str_simple
 from ops.fsa_attributes import (
     arcs_of,
     fsa_from_binary_function_tensor,
     fsa_from_unary_function_ragged,
     fsa_from_unary_function_tensor,
 )
+from ops.fsa_tensor import to_tensor
 from ops.paths import is_rand_equivalent
 from ops.ragged import create_sparse
 

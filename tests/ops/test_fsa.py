@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from ops import fsa_properties
-from ops.fsa import Fsa, create_fsa_vec, to_dot, to_str, to_str_simple, to_tensor
+from ops.fsa import Fsa, create_fsa_vec, to_dot, to_str, to_str_simple
+from ops.fsa_tensor import to_tensor
 from ops.ragged import RaggedTensor
 from ops.symbol_table import SymbolTable
 
