@@ -293,6 +293,9 @@ class TrainerConfig(Section):
     num_epochs: int = 30
     max_steps: Optional[int] = None  # ends the run earlier; schedules stretch over what is then the whole run
     max_minutes: Optional[float] = None  # ends the process with a checkpoint; starting again goes on
+    init_from: Optional[str] = (
+        None  # fine-tuning: a checkpoint or run whose weights a new run begins with, where they fit
+    )
     accumulate: int = 1
     precision: str = "fp32"
     device: str = "auto"

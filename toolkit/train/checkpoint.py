@@ -177,6 +177,34 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: str | Pa
     model.load_state_dict(weights)
 
 
+def init_weights(model: nn.Module, tokenizer: Any, source: str | Path) -> str:
+    """Begin with the weights of another run where name and shape agree (fine-tuning); returns what was taken, for the log.
+
+    With other tokens only the encoder's are taken: the rest counts in token ids, which mean something else there.
+
+    Args:
+      source: a checkpoint, or the folder of a run, of which the best checkpoint is taken (or else the last).
+
+    Raises:
+      CheckpointError: nothing fits, for instance because the encoder has other sizes.
+    """
+    path = Path(source)
+    if path.is_dir():
+        path = path / ("best.pt" if (path / "best.pt").is_file() else "last.pt")
+    contents = load_checkpoint(path)
+    weights = contents["model"] | (contents["average"]["weights"] if contents["average"]["step"] else {})
+    own = model.state_dict()
+    same_tokens = type(tokenizer).from_state_dict(contents["tokenizer"]).tokens == tokenizer.tokens
+    usable = {name: x for name, x in weights.items() if same_tokens or name.startswith("encoder.")}
+    fitting = {name: x for name, x in usable.items() if name in own and own[name].shape == x.shape}
+    if not any(name.startswith("encoder.") for name in fitting):
+        raise CheckpointError(f"trainer.init_from={source}: no weight of the encoder in {path} fits this model")
+    model.load_state_dict(own | fitting)
+    new = sorted({name.split(".")[0] for name in own if name not in fitting})
+    tokens = "" if same_tokens else "; its tokens are others, so only the encoder was taken"
+    return f"{len(fitting)} of {len(own)} tensors from {path}{tokens}; new: {', '.join(new) or 'none'}"
+
+
 def build_model(config: Config, tokenizer: Any) -> nn.Module:
     """The model of a config: one place, so that training and decoding cannot disagree about it."""
     from toolkit.models.transducer import TransducerModel

@@ -240,7 +240,7 @@ class Trainer:
             self.save_weights(self.exp_dir / "best.pt")
 
     def resume(self) -> None:
-        """Go on from last.pt if there is one."""
+        """Go on from last.pt if there is one; if not, a new run may begin with another's weights."""
         state, path = self.state, self.exp_dir / "last.pt"
         if path.is_file():
             saved = checkpoints.load_checkpoint(path)
@@ -249,6 +249,9 @@ class Trainer:
             state.load_state_dict(saved)
             self.report.resumed(state, path, changes)
             state.batch = state.batch * state.processes // self.world.size
+        elif self.trainer.init_from:
+            log.info(checkpoints.init_weights(self.model, self.tokenizer, self.trainer.init_from))
+            state.average = RunningAverage(self.model)
         steps = self.world.gather(state.step)
         if len(set(steps)) > 1:
             raise RuntimeError(
