@@ -77,4 +77,6 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   m.def("ngram_kenlm_open(Tensor like, str library, str path) -> (Tensor, Tensor)");
   m.def("ngram_kenlm_score(Tensor states, Tensor words, int handle) -> (Tensor, Tensor)");
   m.def("ngram_kenlm_close(Tensor like, int handle) -> ()");
+  // See ops/nbest.py.
+  m.def("fsa_edit_distance(Tensor ref_splits, Tensor refs, Tensor hyp_splits, Tensor hyps, Tensor hyp_to_ref) -> Tensor");
 }
