@@ -1,0 +1,5 @@
+"""Language material for decoding graphs: lexicons, n-gram models, and the graphs L, G, LG, HLG made of them."""
+
+from toolkit.lang.lexicon import Lexicon
+
+__all__ = ["Lexicon"]
