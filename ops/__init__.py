@@ -41,8 +41,8 @@ from ops.lattice import (
     without_path,
 )
 from ops.mutual_information import joint_mutual_information_recursion, mutual_information_recursion
-from ops.ngram import NgramLM
 from ops.nbest import Nbest, edit_distance
+from ops.ngram import NgramLM
 from ops.paths import is_rand_equivalent, levenshtein_alignment, random_paths, shortest_path
 from ops.ragged import (
     RaggedShape,
@@ -100,8 +100,8 @@ __all__ = [
     "DenseFsaVec",
     "DeterminizeWeightPushingType",
     "Fsa",
-    "NgramLM",
     "Nbest",
+    "NgramLM",
     "RaggedShape",
     "RaggedTensor",
     "SymbolTable",
