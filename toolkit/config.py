@@ -354,7 +354,11 @@ class LmConfig(Section):
 class DecodingConfig(Section):
     methods: list[str] = field(default_factory=lambda: ["greedy_search", "modified_beam_search"])
     max_symbols: int = 1  # greedy_search: symbols per frame; 0 means no limit
-    beam: int = 4  # modified_beam_search: hypotheses kept
+    beam: int = 4  # modified_beam_search, beam_search: hypotheses kept
+    temperature: float = 1.0  # all transducer searches: logits are divided by it
+    blank_penalty: float = 0.0  # all transducer searches: taken off the logit of blank
+    merge: str = "log_add"  # alignments of the same tokens: "log_add" or "max"
+    length_norm: bool = False  # rank the n-best list by score / (tokens + context size)
     max_duration: float = 200.0
     # Which model: "best", "last", an epoch number, or a path; `avg` averages that many epochs up to it.
     checkpoint: str = "best"
@@ -363,6 +367,8 @@ class DecodingConfig(Section):
 
     def check(self) -> None:
         require(self.avg >= 1, "decoding.avg", self.avg, "at least 1")
+        require(self.temperature > 0, "decoding.temperature", self.temperature, "more than 0")
+        one_of("decoding.merge", self.merge, ("log_add", "max"))
 
 
 @dataclass
