@@ -69,4 +69,6 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   m.def("fsa_intersect_dense(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, Tensor log_probs, "
         "Tensor segments, Tensor a_index, Tensor b_index, float search_beam, float output_beam, int min_active, "
         "int max_active, bool allow_partial) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // See ops/nbest.py.
+  m.def("fsa_edit_distance(Tensor ref_splits, Tensor refs, Tensor hyp_splits, Tensor hyps, Tensor hyp_to_ref) -> Tensor");
 }
