@@ -339,6 +339,25 @@ class TrainerConfig(Section):
 
 
 @dataclass
+class LatticeConfig(Section):
+    """Methods of toolkit/search/lattice.py, which decode the CTC head by graphs."""
+
+    search_beam: float = 20.0
+    output_beam: float = 8.0
+    min_active_states: int = 30
+    max_active_states: int = 10000
+    num_paths: int = 100  # n-best methods: paths drawn from a lattice
+    nbest_scale: float = 0.5  # less draws more varied paths
+    # All are tried in one run; the one with the lowest WER on the validation parts is reported for the test parts.
+    lm_scales: list[float] = field(default_factory=lambda: [0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.3])
+    posterior_scale: float = 1.0  # of scores, for confidences
+
+    def check(self) -> None:
+        require(len(self.lm_scales) > 0, "decoding.lattice.lm_scales", self.lm_scales, "at least one")
+        require(self.num_paths >= 1, "decoding.lattice.num_paths", self.num_paths, "at least 1")
+
+
+@dataclass
 class DecodingConfig(Section):
     methods: list[str] = field(default_factory=lambda: ["greedy_search", "modified_beam_search"])
     max_symbols: int = 1  # greedy_search: symbols per frame; 0 means no limit
@@ -348,6 +367,7 @@ class DecodingConfig(Section):
     checkpoint: str = "best"
     avg: int = 1
     use_averaged_model: bool = True
+    lattice: LatticeConfig = field(default_factory=LatticeConfig)
 
     def check(self) -> None:
         require(self.avg >= 1, "decoding.avg", self.avg, "at least 1")
