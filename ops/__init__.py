@@ -31,6 +31,7 @@ from ops.fsa_attributes import compose_arc_maps
 from ops.fsa_properties import to_str as properties_to_str
 from ops.fsa_tensor import to_tensor
 from ops.mutual_information import joint_mutual_information_recursion, mutual_information_recursion
+from ops.ngram import NgramLM
 from ops.paths import is_rand_equivalent, levenshtein_alignment, random_paths, shortest_path
 from ops.ragged import (
     RaggedShape,
@@ -88,6 +89,7 @@ __all__ = [
     "DenseFsaVec",
     "DeterminizeWeightPushingType",
     "Fsa",
+    "NgramLM",
     "RaggedShape",
     "RaggedTensor",
     "SymbolTable",

@@ -69,4 +69,12 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   m.def("fsa_intersect_dense(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, Tensor log_probs, "
         "Tensor segments, Tensor a_index, Tensor b_index, float search_beam, float output_beam, int min_active, "
         "int max_active, bool allow_partial) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+
+  // n-gram models: an automaton is six tensors (ops/ngram.py); KenLM's binaries are a handle.
+  m.def("ngram_parse_arpa(Tensor text, str name) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("ngram_score(Tensor arc_splits, Tensor arc_words, Tensor arc_log_probs, Tensor arc_next, Tensor backoff_state, "
+        "Tensor backoff_log_prob, Tensor states, Tensor words) -> (Tensor, Tensor)");
+  m.def("ngram_kenlm_open(Tensor like, str library, str path) -> (Tensor, Tensor)");
+  m.def("ngram_kenlm_score(Tensor states, Tensor words, int handle) -> (Tensor, Tensor)");
+  m.def("ngram_kenlm_close(Tensor like, int handle) -> ()");
 }
