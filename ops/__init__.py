@@ -42,6 +42,7 @@ from ops.lattice import (
 )
 from ops.mutual_information import joint_mutual_information_recursion, mutual_information_recursion
 from ops.nbest import Nbest, edit_distance
+from ops.ngram import NgramLM
 from ops.paths import is_rand_equivalent, levenshtein_alignment, random_paths, shortest_path
 from ops.ragged import (
     RaggedShape,
@@ -100,6 +101,7 @@ __all__ = [
     "DeterminizeWeightPushingType",
     "Fsa",
     "Nbest",
+    "NgramLM",
     "RaggedShape",
     "RaggedTensor",
     "SymbolTable",

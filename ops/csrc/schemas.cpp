@@ -71,4 +71,12 @@ STABLE_TORCH_LIBRARY(lattica, m) {
         "int max_active, bool allow_partial) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   // See ops/nbest.py.
   m.def("fsa_edit_distance(Tensor ref_splits, Tensor refs, Tensor hyp_splits, Tensor hyps, Tensor hyp_to_ref) -> Tensor");
+
+  // n-gram models: an automaton is six tensors (ops/ngram.py); KenLM's binaries are a handle.
+  m.def("ngram_parse_arpa(Tensor text, str name) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("ngram_score(Tensor arc_splits, Tensor arc_words, Tensor arc_log_probs, Tensor arc_next, Tensor backoff_state, "
+        "Tensor backoff_log_prob, Tensor states, Tensor words) -> (Tensor, Tensor)");
+  m.def("ngram_kenlm_open(Tensor like, str library, str path) -> (Tensor, Tensor)");
+  m.def("ngram_kenlm_score(Tensor states, Tensor words, int handle) -> (Tensor, Tensor)");
+  m.def("ngram_kenlm_close(Tensor like, int handle) -> ()");
 }
