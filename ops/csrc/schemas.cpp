@@ -87,4 +87,5 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   m.def("ngram_kenlm_close(Tensor like, int handle) -> ()");
   // See ops/nbest.py.
   m.def("fsa_edit_distance(Tensor ref_splits, Tensor refs, Tensor hyp_splits, Tensor hyps, Tensor hyp_to_ref) -> Tensor");
+
 }

@@ -51,7 +51,9 @@ class _Ngram:
         for _ in range(self.lm.order):
             place, there = find(self.keys_A, states * len(self.lm.words) + words)
             there &= ~found
-            total += torch.where(there, self.log_probs_A[place], torch.where(found, 0.0, self.backoff_log_prob_S[states]))
+            total += torch.where(
+                there, self.log_probs_A[place], torch.where(found, 0.0, self.backoff_log_prob_S[states])
+            )
             following = torch.where(there, self.next_A[place], following)
             found |= there
             states = torch.where(found, states, self.backoff_S[states])
