@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ops import build, reference
 from ops.mutual_information import check_boundary
-from ops.rnnt_loss import _band_to_lattice, _check_symbols, _check_type, _full_precision, _loss, _to_lattice
+from ops.rnnt_lattice import band_to_lattice, check_type, to_lattice
+from ops.rnnt_loss import _check_symbols, _full_precision, _loss
 
 ACTIVATIONS = ("tanh", "swoosh_l", "swoosh_r", "identity")
 
@@ -80,8 +81,8 @@ def rnnt_loss_pruned_fused(
     symbol_NTR, blank_NTR = _joiner_log_probs(
         am, lm, ranges, (joiner_weight, joiner_bias), symbols, termination_symbol, boundary, *options
     )
-    _check_type(rnnt_type)
-    px, py = _band_to_lattice(symbol_NTR, blank_NTR, ranges, symbols.shape[1] + 1, boundary, rnnt_type)
+    check_type(rnnt_type)
+    px, py = band_to_lattice(symbol_NTR, blank_NTR, ranges, symbols.shape[1] + 1, boundary, rnnt_type)
     return _loss(px, py, boundary, delay_penalty, reduction, return_grad=False)
 
 
@@ -110,8 +111,8 @@ def rnnt_loss_fused(
     symbol_NTS, blank_NTS = _joiner_log_probs(
         am, lm, None, (joiner_weight, joiner_bias), symbols, termination_symbol, boundary, *options
     )
-    _check_type(rnnt_type)
-    px, py = _to_lattice(symbol_NTS[:, :, :-1], blank_NTS, boundary, rnnt_type)
+    check_type(rnnt_type)
+    px, py = to_lattice(symbol_NTS[:, :, :-1], blank_NTS, boundary, rnnt_type)
     return _loss(px, py, boundary, delay_penalty, reduction, return_grad=False)
 
 

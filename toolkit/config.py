@@ -335,6 +335,40 @@ class TrainerConfig(Section):
         require(self.accumulate > 0, "trainer.accumulate", self.accumulate, "at least 1")
 
 
+@dataclass
+class LmConfig(Section):
+    """A language model over the tokens (or, n-grams, the words) of a recognizer: recipes/librispeech/train_lm.py.
+
+    It has its own epochs and learning rate (AdamW, Noam), since the recognizer's recipe fits another model; everything
+    else of `trainer` holds for it, too.
+    """
+
+    kind: str = "lstm"
+    text: list[str] = field(default_factory=list)  # files of sentences besides the training transcripts, .gz or plain
+    transcripts: bool = True  # train on the transcripts of corpus.train
+    # lstm, transformer
+    dim: int = 256
+    num_layers: int = 2
+    num_heads: int = 4
+    feedforward_dim: int = 1024
+    dropout: float = 0.1
+    tied: bool = True  # embedding and output layer share their weights
+    batch_tokens: int = 4000
+    num_epochs: int = 10
+    lr: float = 2e-3
+    # ngram
+    order: int = 3
+    unit: str = "token"  # or "word"
+    prune: list[int] = field(default_factory=list)  # counts up to which n-grams of orders 1, 2, … are left out
+
+    def check(self) -> None:
+        one_of("lm.kind", self.kind, ("lstm", "transformer", "ngram"))
+        one_of("lm.unit", self.unit, ("token", "word"))
+        require(self.dim % self.num_heads == 0, "lm.dim", self.dim, f"a multiple of num_heads={self.num_heads}")
+        require(self.order >= 1, "lm.order", self.order, "at least 1")
+        require(self.transcripts or bool(self.text), "lm.text", self.text, "some files, or lm.transcripts=true")
+
+
 # ------------------------------------------------------------------------------------------------------------ decoding
 
 
@@ -361,7 +395,11 @@ class LatticeConfig(Section):
 class DecodingConfig(Section):
     methods: list[str] = field(default_factory=lambda: ["greedy_search", "modified_beam_search"])
     max_symbols: int = 1  # greedy_search: symbols per frame; 0 means no limit
-    beam: int = 4  # modified_beam_search: hypotheses kept
+    beam: int = 4  # modified_beam_search, beam_search: hypotheses kept
+    temperature: float = 1.0  # all transducer searches: logits are divided by it
+    blank_penalty: float = 0.0  # all transducer searches: taken off the logit of blank
+    merge: str = "log_add"  # alignments of the same tokens: "log_add" or "max"
+    length_norm: bool = False  # rank the n-best list by score / (tokens + context size)
     max_duration: float = 200.0
     # Which model: "best", "last", an epoch number, or a path; `avg` averages that many epochs up to it.
     checkpoint: str = "best"
@@ -371,6 +409,8 @@ class DecodingConfig(Section):
 
     def check(self) -> None:
         require(self.avg >= 1, "decoding.avg", self.avg, "at least 1")
+        require(self.temperature > 0, "decoding.temperature", self.temperature, "more than 0")
+        one_of("decoding.merge", self.merge, ("log_add", "max"))
 
 
 @dataclass
@@ -386,6 +426,7 @@ class Config(Section):
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = MISSING
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    lm: LmConfig = field(default_factory=LmConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
 
     def check(self) -> None:

@@ -16,7 +16,7 @@
 #include <string_view>
 #include <vector>
 
-#include "arpa.h"
+#include "text.h"
 
 namespace lattica {
 namespace kenlm {

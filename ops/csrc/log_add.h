@@ -49,7 +49,26 @@ LATTICA_BOTH inline float log1p_unit(float x) {
   return p * z;
 #endif
 }
+// log(x) for x >= 0, at least the smallest normal number: x = 2^k m with m about 1, log(m) = 2 atanh((m - 1) / (m + 1)).
+LATTICA_BOTH inline float log_positive(float x) {
+#ifdef __CUDA_ARCH__
+  return logf(x);
+#else
+  const uint32_t bits = __builtin_bit_cast(uint32_t, x), above = bits - 0x3f3504f3u;  // the bits of sqrt(1/2)
+  const float k = static_cast<float>(static_cast<int32_t>(above) >> 23);
+  const float m = __builtin_bit_cast(float, bits - (above & 0xff800000u));
+  const float z = (m - 1.0f) / (m + 1.0f), z2 = z * z;
+  float p = 2.0f / 9.0f;
+  p = p * z2 + 2.0f / 7.0f;
+  p = p * z2 + 2.0f / 5.0f;
+  p = p * z2 + 2.0f / 3.0f;
+  p = p * z2 + 2.0f;
+  const float result = k * 0.693359375f + (k * -2.12194440e-4f + p * z);
+  return x <= 3.402823466e38f ? result : x;  // infinity and nan stay what they are
+#endif
+}
 LATTICA_BOTH inline double exp_nonpositive(double x) { return exp(x); }
+LATTICA_BOTH inline double log_positive(double x) { return log(x); }
 LATTICA_BOTH inline double log1p_unit(double x) { return log1p(x); }
 
 // *share = exp(a) / (exp(a) + exp(b)).

@@ -10,6 +10,14 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   // The bands of symbol positions that the pruned loss keeps: see ops/rnnt_prune.py.
   m.def("rnnt_prune_ranges(Tensor px_grad, Tensor py_grad, Tensor boundary, int s_range) -> Tensor");
 
+  // Log-probabilities of the joiner-free transducer: see ops/rnnt_additive.py.
+  m.def("rnnt_additive_log_probs(Tensor am, Tensor lm, Tensor? log_unigram, Tensor symbols, Tensor? boundary, int blank, "
+        "float lm_only_scale, float am_only_scale, str rnnt_type) -> "
+        "(Tensor px, Tensor py, Tensor am_max, Tensor lm_max, Tensor lm_sum, Tensor products)");
+  m.def("rnnt_additive_log_probs_backward(Tensor px_grad, Tensor py_grad, Tensor am, Tensor lm, Tensor? log_unigram, "
+        "Tensor symbols, Tensor? boundary, Tensor am_max, Tensor lm_max, Tensor lm_sum, Tensor products, int blank, "
+        "float lm_only_scale, float am_only_scale, str rnnt_type) -> (Tensor am_grad, Tensor lm_grad, Tensor unigram_grad)");
+
   // Depthwise convolution over time, channels last: see ops/depthwise_conv1d.py.
   m.def("depthwise_conv1d(Tensor x, Tensor weight, Tensor bias) -> Tensor");
   m.def("depthwise_conv1d_backward(Tensor grad, Tensor x, Tensor weight) -> "
@@ -69,8 +77,6 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   m.def("fsa_intersect_dense(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, Tensor log_probs, "
         "Tensor segments, Tensor a_index, Tensor b_index, float search_beam, float output_beam, int min_active, "
         "int max_active, bool allow_partial) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
-  // See ops/nbest.py.
-  m.def("fsa_edit_distance(Tensor ref_splits, Tensor refs, Tensor hyp_splits, Tensor hyps, Tensor hyp_to_ref) -> Tensor");
 
   // n-gram models: an automaton is six tensors (ops/ngram.py); KenLM's binaries are a handle.
   m.def("ngram_parse_arpa(Tensor text, str name) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
@@ -79,4 +85,6 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   m.def("ngram_kenlm_open(Tensor like, str library, str path) -> (Tensor, Tensor)");
   m.def("ngram_kenlm_score(Tensor states, Tensor words, int handle) -> (Tensor, Tensor)");
   m.def("ngram_kenlm_close(Tensor like, int handle) -> ()");
+  // See ops/nbest.py.
+  m.def("fsa_edit_distance(Tensor ref_splits, Tensor refs, Tensor hyp_splits, Tensor hyps, Tensor hyp_to_ref) -> Tensor");
 }

@@ -45,8 +45,10 @@ def encoder_outputs(n: int, t: int, dim: int = 8, seed: int = 1) -> Tensor:
     return torch.randn(n, t, dim, generator=torch.Generator().manual_seed(seed)) * 2
 
 
-def all_sequences(model: FakeTransducer, encoder_TD: Tensor) -> dict[tuple[int, ...], float]:
-    """Total log-probability of every token sequence over all alignments with one symbol (blank or token) a frame."""
+def all_sequences(model: FakeTransducer, encoder_TD: Tensor, merge: str = "log_add") -> dict[tuple[int, ...], float]:
+    """Log-probability of every token sequence: the total over all its alignments with one symbol (blank or token) a
+    frame, or that of the best one (merge="max").
+    """
     totals: dict[tuple[int, ...], float] = {}
     cache: dict[tuple[int, tuple[int, ...]], list[float]] = {}
     for path in itertools.product(range(model.vocab_size), repeat=len(encoder_TD)):
@@ -59,7 +61,7 @@ def all_sequences(model: FakeTransducer, encoder_TD: Tensor) -> dict[tuple[int, 
             if symbol != model.blank_id:
                 tokens += (symbol,)
         a, b = totals.get(tokens, -math.inf), log_prob
-        totals[tokens] = max(a, b) + math.log1p(math.exp(-abs(a - b)))
+        totals[tokens] = max(a, b) + (math.log1p(math.exp(-abs(a - b))) if merge == "log_add" else 0.0)
     return totals
 
 

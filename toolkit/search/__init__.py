@@ -36,9 +36,19 @@ __all__ = [
 
 Search = Callable[[Any, Tensor, Tensor, DecodingConfig], list[SearchResult]]
 
+
+def _softmax(config: DecodingConfig) -> dict[str, float]:
+    """The options of every transducer search."""
+    return {"temperature": config.temperature, "blank_penalty": config.blank_penalty}
+
+
 SEARCHES: dict[str, Search] = {
-    "greedy_search": lambda model, enc, lens, config: greedy_search(model, enc, lens, config.max_symbols),
-    "modified_beam_search": lambda model, enc, lens, config: modified_beam_search(model, enc, lens, config.beam),
+    "greedy_search": lambda model, enc, lens, config: greedy_search(
+        model, enc, lens, config.max_symbols, **_softmax(config)
+    ),
+    "modified_beam_search": lambda model, enc, lens, config: modified_beam_search(
+        model, enc, lens, config.beam, config.length_norm, merge=config.merge, **_softmax(config)
+    ),
     "ctc_greedy_search": lambda model, enc, lens, config: ctc_greedy_search(model, enc, lens),
 }
 CTC_SEARCHES = {"ctc_greedy_search"}  # those that read the CTC head

@@ -5,6 +5,7 @@ Legend: N utterances, T encoder frames, D encoder dim, J joiner dim, B beam, V v
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,17 @@ MULTIPLIER = 6364136223846793005
 INCREMENT = 1442695040888963407
 EMPTY = 1  # hash of the empty sequence
 NONE = 0  # what stands for the parent of the empty sequence
+
+Combine = Callable[[Tensor, Tensor], Tensor]
+
+
+def merging(merge: str) -> Combine:
+    """What "max" or "log_add" does to the scores of two alignments of the same tokens."""
+    if merge == "log_add":
+        return torch.logaddexp
+    if merge == "max":
+        return torch.maximum
+    raise ValueError(f"merge={merge!r}: expected 'log_add' or 'max'")
 
 
 @dataclass
@@ -47,24 +59,34 @@ class _Step:
 
 @torch.inference_mode()
 def modified_beam_search(
-    model: Any, encoder_out_NTD: Tensor, lens_N: Tensor, beam: int = 4, length_norm: bool = False
+    model: Any,
+    encoder_out_NTD: Tensor,
+    lens_N: Tensor,
+    beam: int = 4,
+    length_norm: bool = False,
+    *,
+    merge: str = "log_add",
+    temperature: float = 1.0,
+    blank_penalty: float = 0.0,
 ) -> list[SearchResult]:
     """Beam search of the modified transducer: every frame emits blank or one symbol (arXiv 2211.00484, section 3).
 
-    Alignments of the same tokens are merged by log-add before the beam is cut, so a hypothesis weighs what all its
-    surviving alignments weigh together, and the n-best list has distinct entries. The timestamps and token
-    log-probabilities of a merged hypothesis are those of the heavier side.
+    Alignments of the same tokens are merged before the beam is cut, so that the n-best list has distinct entries. The
+    timestamps and token log-probabilities of a merged hypothesis are those of the heavier side.
 
     model: see `Predictor`. encoder_out_NTD: (N, T, D) float; lens_N: frames of each that count, 0 allowed.
     beam: hypotheses kept, at least 1 (1 is greedy search with one symbol a frame).
+    merge: "log_add": a hypothesis weighs what all its surviving alignments weigh together; "max": what the best does.
     length_norm: rank the final n-best by score / (tokens + context size) instead of score. Off by default: with one
     symbol a frame all hypotheses of an utterance are products of equally many probabilities, so there is no length to
     make up for.
+    temperature, blank_penalty: see `Predictor`.
     Returns N results of up to `beam` hypotheses, best first; `score` is what they are ranked by.
-    Raises ValueError on shapes that do not fit or a beam below 1.
+    Raises ValueError on shapes that do not fit or an option out of range.
     """
     if beam < 1:
         raise ValueError(f"beam={beam}: expected at least 1")
+    combine = merging(merge)
     check_encoder_out(encoder_out_NTD, lens_N)
     if len(lens_N) == 0:
         return []
@@ -74,7 +96,7 @@ def modified_beam_search(
     num_frames = int(lens_host_N[0])
     running_T = (lens_host_N[None, :] > torch.arange(num_frames)[:, None]).sum(dim=1).tolist()
 
-    predictor = Predictor(model, device)
+    predictor = Predictor(model, device, temperature=temperature, blank_penalty=blank_penalty)
     encoder_NTJ = predictor.project(encoder_out_NTD[order_N.to(device), :num_frames])
     beams = _start(predictor, len(lens_N), beam)
     finished: list[Tensor] = []
@@ -85,7 +107,7 @@ def modified_beam_search(
             finished.append(beams.scores_NB[still:])
             beams = beams.map(lambda x: x[:still])  # noqa: B023
             n = still
-        beams, step = _advance(predictor, encoder_NTJ[:n, t], beams)
+        beams, step = _advance(predictor, encoder_NTJ[:n, t], beams, combine)
         steps.append(step)
     finished.append(beams.scores_NB)
     scores_NB = torch.cat(finished[::-1]).cpu()
@@ -110,15 +132,15 @@ def _start(predictor: Predictor, n: int, beam: int) -> _Beams:
     )
 
 
-def _advance(predictor: Predictor, encoder_NJ: Tensor, beams: _Beams) -> tuple[_Beams, _Step]:
+def _advance(predictor: Predictor, encoder_NJ: Tensor, beams: _Beams, combine: Combine) -> tuple[_Beams, _Step]:
     """Read one frame: extend all hypotheses by blank or a symbol, merge equal ones, keep the best B."""
     n, b = beams.scores_NB.shape
     blank = predictor.blank_id
     decoder_NBJ = predictor.decode(beams.contexts_NB)
-    log_probs_NBV = predictor.logits(encoder_NJ[:, None], decoder_NBJ).log_softmax(dim=2)
+    log_probs_NBV = predictor.log_probs(encoder_NJ[:, None], decoder_NBJ)
     v = log_probs_NBV.shape[2]
     totals_NC = (log_probs_NBV + beams.scores_NB[:, :, None]).view(n, b * v)  # C = B * V candidates
-    origin_NB, heavier_NB = _merge(totals_NC, beams, blank, v)
+    origin_NB, heavier_NB = _merge(totals_NC, beams, blank, v, combine)
 
     scores_NB, chosen_NB = totals_NC.topk(b, dim=1)
     previous_NB, token_NB = chosen_NB // v, chosen_NB % v
@@ -140,8 +162,8 @@ def _advance(predictor: Predictor, encoder_NJ: Tensor, beams: _Beams) -> tuple[_
     return new, _Step(origin_NB, origin_token_NB, origin_log_prob_NB)
 
 
-def _merge(totals_NC: Tensor, beams: _Beams, blank: int, v: int) -> tuple[Tensor, Tensor]:
-    """Log-add, in place, candidates that are the same token sequence.
+def _merge(totals_NC: Tensor, beams: _Beams, blank: int, v: int, combine: Combine) -> tuple[Tensor, Tensor]:
+    """Combine, in place, candidates that are the same token sequence.
 
     The hypotheses of a beam being distinct, two candidates can only be equal if one is hypothesis j with a blank and
     the other is the parent of j with the last token of j. Each j has one parent at most in the beam.
@@ -159,7 +181,7 @@ def _merge(totals_NC: Tensor, beams: _Beams, blank: int, v: int) -> tuple[Tensor
     stay_total_NB = totals_NC.gather(1, stay_NB)
     come_total_NB = totals_NC.gather(1, come_NB).masked_fill(~has_parent_NB, -torch.inf)
     totals_NC.scatter_(1, come_NB, -torch.inf)
-    totals_NC.scatter_(1, stay_NB, torch.logaddexp(stay_total_NB, come_total_NB))
+    totals_NC.scatter_(1, stay_NB, combine(stay_total_NB, come_total_NB))
     return parent_NB, come_total_NB > stay_total_NB
 
 

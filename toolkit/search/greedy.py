@@ -25,7 +25,13 @@ CHECK_EVERY = 16  # iterations between asking a GPU whether all utterances are d
 
 @torch.inference_mode()
 def greedy_search(
-    model: Any, encoder_out_NTD: Tensor, lens_N: Tensor, max_symbols: int | None = 1
+    model: Any,
+    encoder_out_NTD: Tensor,
+    lens_N: Tensor,
+    max_symbols: int | None = 1,
+    *,
+    temperature: float = 1.0,
+    blank_penalty: float = 0.0,
 ) -> list[SearchResult]:
     """The most probable symbol at every step, at most `max_symbols` a frame (0 or None: no limit, see UNLIMITED).
 
@@ -38,6 +44,7 @@ def greedy_search(
     is asked only now and then whether all utterances are done.
 
     model: see `Predictor`. encoder_out_NTD: (N, T, D) float; lens_N: frames of each that count, 0 allowed.
+    temperature, blank_penalty: see `Predictor`.
     Returns N results of one hypothesis each; `score` is the log-probability of the path taken, blanks included.
     Raises ValueError on shapes that do not fit or a negative `max_symbols`.
     """
@@ -50,7 +57,7 @@ def greedy_search(
 
     limit = max_symbols or UNLIMITED
     device = encoder_out_NTD.device
-    predictor = Predictor(model, device)
+    predictor = Predictor(model, device, temperature=temperature, blank_penalty=blank_penalty)
     encoder_RJ = predictor.project(encoder_out_NTD).flatten(0, 1)  # R = N * T
     lens_N = lens_N.to(device)
     row_N = torch.arange(n, device=device) * num_frames
@@ -69,8 +76,8 @@ def greedy_search(
         inside_NC = frame_NC < lens_N[:, None]
         row_NC = row_N[:, None] + frame_NC.clamp(max=num_frames - 1)
         encoder_NCJ = encoder_RJ.index_select(0, row_NC.view(-1)).view(n, len(ahead_C), -1)
-        logits_NCV = predictor.logits(encoder_NCJ, predictor.decode(contexts_N)[:, None])
-        log_prob_NC, symbol_NC = logits_NCV.log_softmax(dim=2).max(dim=2)
+        log_probs_NCV = predictor.log_probs(encoder_NCJ, predictor.decode(contexts_N)[:, None])
+        log_prob_NC, symbol_NC = log_probs_NCV.max(dim=2)
 
         emit_N, first_N = ((symbol_NC != predictor.blank_id) & inside_NC).max(dim=1)
         taken_NC = inside_NC & (~emit_N[:, None] | (ahead_C <= first_N[:, None]))
