@@ -381,7 +381,7 @@ class LatticeConfig(Section):
     min_active_states: int = 30
     max_active_states: int = 10000
     num_paths: int = 100  # n-best methods: paths drawn from a lattice
-    nbest_scale: float = 0.5  # less draws more varied paths
+    nbest_scale: float = 1.0  # less draws more varied paths
     # All are tried in one run; the one with the lowest WER on the validation parts is reported for the test parts.
     lm_scales: list[float] = field(default_factory=lambda: [0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.3])
     posterior_scale: float = 1.0  # of scores, for confidences

@@ -179,10 +179,17 @@ class LatticeSearch:
         return ans
 
     def _draw(self, lattice: Fsa) -> ops.Nbest:
+        """Paths that say different words: the best one, and some of those that were drawn."""
         with torch.random.fork_rng(devices=[]):  # the same paths whatever was decoded before
             torch.manual_seed(0)
-            nbest = ops.Nbest.from_lattice(lattice, self.config.num_paths, nbest_scale=self.config.nbest_scale)
-        return nbest.intersect(lattice).sort()
+            drawn = ops.Nbest.from_lattice(lattice, self.config.num_paths, nbest_scale=self.config.nbest_scale)
+        best = ops.one_best_decoding(lattice)
+        count = drawn.shape.dim0
+        owner = torch.cat([drawn.shape.row_ids(1), torch.arange(count, dtype=torch.int32, device=lattice.device)])
+        order = torch.argsort(owner, stable=True).int()
+        counts = drawn.shape.row_splits(1) + torch.arange(count + 1, dtype=torch.int32, device=lattice.device)
+        both = ops.Nbest(ops.index_fsa(ops.cat([drawn.fsa, best]), order), ops.RaggedShape(splits=[counts]))
+        return both.unique().intersect(lattice).sort()
 
     def _from_best_paths(self, paths: Any, lattice: Fsa, part: _Part) -> list[SearchResult]:
         _, num_frames, vocab_size = part.log_probs_NTV.shape
@@ -205,35 +212,30 @@ class LatticeSearch:
         return ans
 
     def _hypotheses(self, paths: Fsa, owner: Tensor, part: _Part) -> list[Hypothesis]:
-        """What linear FSAs say: tokens by CTC's rule from the labels of the frames, words from the aux_labels of HLG."""
+        """What linear FSAs say: tokens by CTC's rule from the labels of the frames, words from the aux_labels of HLG.
+
+        owner: the utterance of each. All paths at once: frames, then runs of equal labels, then tokens.
+        """
         arcs = paths._shape.remove_axis(1)
         scores = ops.RaggedTensor(arcs, paths.scores.double().contiguous()).sum().tolist()
-        splits, frame_A, label_A = arcs.row_splits(1).tolist(), paths.frame.cpu(), paths.labels.cpu()
+        reads_A = (paths.frame >= 0) & (paths.labels >= 0)
+        path_F, frame_F, label_F = (x[reads_A].cpu().long() for x in (arcs.row_ids(1), paths.frame, paths.labels))
+        log_prob_F = part.log_probs_NTV.cpu()[owner[path_F], frame_F, label_F]
+        begins_F = torch.ones_like(reads_A.cpu()[: len(path_F)])
+        begins_F[1:] = (label_F[1:] != label_F[:-1]) | (path_F[1:] != path_F[:-1])
+        run_F, first_R = begins_F.cumsum(0) - 1, begins_F.nonzero().squeeze(1)
+        peak_R = torch.full((len(first_R),), -torch.inf).scatter_reduce_(0, run_F, log_prob_F, "amax")
+        last_R = torch.cat([first_R[1:], torch.tensor([len(path_F)])[: len(first_R)]]) - 1
+        token_R = label_F[first_R]
+        spoken_R = token_R != self.model.blank_id
+        ends = (path_F[first_R][spoken_R].bincount(minlength=len(scores)).cumsum(0)).tolist()
+        columns = [x[spoken_R].tolist() for x in (token_R, frame_F[first_R], peak_R, frame_F[last_R] + 1)]
         words = path_words(paths).tolist() if self.graphs.hlg is not None and len(self.graphs.words) else None
-        log_probs_NTV = part.log_probs_NTV.cpu()
         ans = []
-        for i, utterance in enumerate(owner.tolist()):
-            on = slice(splits[i], splits[i + 1])
-            reads = (frame_A[on] >= 0) & (label_A[on] >= 0)
-            frames_T, labels_T = frame_A[on][reads].long(), label_A[on][reads].long()
-            changes_T = torch.ones_like(labels_T, dtype=torch.bool)
-            changes_T[1:] = labels_T[1:] != labels_T[:-1]
-            begin_R = changes_T.nonzero().squeeze(1)
-            end_R = torch.cat([begin_R[1:], torch.tensor([len(labels_T)])])
-            token_R = labels_T[begin_R]
-            on_R = token_R != self.model.blank_id
-            spans = list(zip(token_R[on_R].tolist(), begin_R[on_R].tolist(), end_R[on_R].tolist()))
-            peak = [float(log_probs_NTV[utterance, frames_T[b:e], token].max()) for token, b, e in spans]
-            ans.append(
-                Hypothesis(
-                    [token for token, _, _ in spans],
-                    [int(frames_T[b]) for _, b, _ in spans],
-                    peak,
-                    scores[i],
-                    ends=[int(frames_T[e - 1]) + 1 for _, _, e in spans],
-                    words=None if words is None else [self.graphs.words[w] for w in words[i]],
-                )
-            )
+        for i, (begin, end) in enumerate(zip([0, *ends], ends)):
+            tokens, starts, peaks, stops = (column[begin:end] for column in columns)
+            spelled = None if words is None else [self.graphs.words[w] for w in words[i]]
+            ans.append(Hypothesis(tokens, starts, peaks, scores[i], ends=stops, words=spelled))
         return ans
 
 

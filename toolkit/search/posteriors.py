@@ -21,6 +21,7 @@ from ops.fsa import Fsa
 from toolkit.search.result import Hypothesis, SearchResult
 
 NO_TOKEN = -1
+NEGLIGIBLE = 1e-4  # of the weight of the best hypothesis
 
 
 def frame_posteriors(lattice: Fsa, num_frames: int, vocab_size: int, scale: float = 1.0) -> Tensor:
@@ -61,12 +62,14 @@ def nbest_confidences(nbest: Sequence[Hypothesis], scale: float = 1.0) -> list[f
     weights = [math.exp(scale * (h.score - top)) for h in nbest]
     shares = [0.0] * len(best)
     for hypothesis, weight in zip(nbest, weights):
+        if weight < NEGLIGIBLE:
+            continue
         place = 0
         for mine, theirs in kaldialign.align(best, hypothesis.tokens, NO_TOKEN):
             if mine != NO_TOKEN:
                 shares[place] += weight * (mine == theirs)
                 place += 1
-    total = sum(weights)
+    total = sum(weight for weight in weights if weight >= NEGLIGIBLE)
     return [share / total for share in shares]
 
 
