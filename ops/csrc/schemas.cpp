@@ -69,4 +69,14 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   m.def("fsa_intersect_dense(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, Tensor log_probs, "
         "Tensor segments, Tensor a_index, Tensor b_index, float search_beam, float output_beam, int min_active, "
         "int max_active, bool allow_partial) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+
+  // Beam search of transducers on graphs, a frame a call; frames of the lattice are what advance returned, without contexts and
+  // scores, one after another: see ops/rnnt_decode.py.
+  m.def("decode_rnnt_advance(Tensor[] graph_splits, Tensor[] graph_arcs, Tensor[] graph_scores, Tensor graph_of_stream, "
+        "Tensor stream_splits, Tensor context_splits, Tensor contexts, Tensor graph_states, Tensor scores, Tensor log_probs, "
+        "int num_context_ids, float beam, int max_states, int max_contexts, bool final_frame) -> "
+        "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("decode_rnnt_lattice(Tensor[] graph_splits, Tensor[] graph_arcs, Tensor[] graph_scores, Tensor graph_of_stream, "
+        "Tensor[] frames, Tensor rows_before, Tensor history_splits, Tensor history, bool allow_partial, bool final_frame) -> "
+        "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
