@@ -79,4 +79,6 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   m.def("decode_rnnt_lattice(Tensor[] graph_splits, Tensor[] graph_arcs, Tensor[] graph_scores, Tensor graph_of_stream, "
         "Tensor[] frames, Tensor rows_before, Tensor history_splits, Tensor history, bool allow_partial, bool final_frame) -> "
         "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // See ops/nbest.py.
+  m.def("fsa_edit_distance(Tensor ref_splits, Tensor refs, Tensor hyp_splits, Tensor hyps, Tensor hyp_to_ref) -> Tensor");
 }
