@@ -61,6 +61,7 @@ from ops.rewrite import (
     remove_epsilon,
     remove_epsilon_and_add_self_loops,
 )
+from ops.rnnt_decode import RnntDecodingConfig, RnntDecodingStream, RnntDecodingStreams
 from ops.rnnt_loss import (
     get_rnnt_logprobs,
     get_rnnt_logprobs_joint,
@@ -104,6 +105,9 @@ __all__ = [
     "NgramLM",
     "RaggedShape",
     "RaggedTensor",
+    "RnntDecodingConfig",
+    "RnntDecodingStream",
+    "RnntDecodingStreams",
     "SymbolTable",
     "add_epsilon_self_loops",
     "arc_sort",
