@@ -30,8 +30,19 @@ from ops.fsa import Fsa, create_fsa_vec, to_dot, to_str, to_str_simple
 from ops.fsa_attributes import compose_arc_maps
 from ops.fsa_properties import to_str as properties_to_str
 from ops.fsa_tensor import to_tensor
+from ops.lattice import (
+    get_aux_labels,
+    get_lattice,
+    nbest_decoding,
+    nbest_oracle,
+    one_best_decoding,
+    rescore_with_n_best_list,
+    rescore_with_whole_lattice,
+    without_path,
+)
 from ops.mutual_information import joint_mutual_information_recursion, mutual_information_recursion
 from ops.ngram import NgramLM
+from ops.nbest import Nbest, edit_distance
 from ops.paths import is_rand_equivalent, levenshtein_alignment, random_paths, shortest_path
 from ops.ragged import (
     RaggedShape,
@@ -50,6 +61,7 @@ from ops.rewrite import (
     remove_epsilon,
     remove_epsilon_and_add_self_loops,
 )
+from ops.rnnt_decode import RnntDecodingConfig, RnntDecodingStream, RnntDecodingStreams
 from ops.rnnt_loss import (
     get_rnnt_logprobs,
     get_rnnt_logprobs_joint,
@@ -90,8 +102,12 @@ __all__ = [
     "DeterminizeWeightPushingType",
     "Fsa",
     "NgramLM",
+    "Nbest",
     "RaggedShape",
     "RaggedTensor",
+    "RnntDecodingConfig",
+    "RnntDecodingStream",
+    "RnntDecodingStreams",
     "SymbolTable",
     "add_epsilon_self_loops",
     "arc_sort",
@@ -110,7 +126,10 @@ __all__ = [
     "determinize",
     "do_rnnt_pruning",
     "double_swish",
+    "edit_distance",
     "expand_ragged_attributes",
+    "get_aux_labels",
+    "get_lattice",
     "get_rnnt_logprobs",
     "get_rnnt_logprobs_joint",
     "get_rnnt_logprobs_pruned",
@@ -135,6 +154,9 @@ __all__ = [
     "minimize",
     "monotonic_lower_bound",
     "mutual_information_recursion",
+    "nbest_decoding",
+    "nbest_oracle",
+    "one_best_decoding",
     "properties_to_str",
     "prune_on_arc_post",
     "push",
@@ -147,6 +169,8 @@ __all__ = [
     "remove_epsilon_and_add_self_loops",
     "remove_epsilon_self_loops",
     "replace_fsa",
+    "rescore_with_n_best_list",
+    "rescore_with_whole_lattice",
     "reverse",
     "rnnt_loss",
     "rnnt_loss_fused",
@@ -172,4 +196,5 @@ __all__ = [
     "trivial_graph",
     "union",
     "utils",
+    "without_path",
 ]

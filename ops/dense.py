@@ -19,8 +19,7 @@ class DenseFsaVec:
     Args:
       log_probs: float (N, T, C), log-probabilities, or any scores, of labels 0 ... C - 1.
       supervision_segments: int32 (S, 3) on the CPU or log_probs' device; rows [index in the batch, first frame, number
-        of
-        frames]. In any order, overlaps allowed.
+        of frames]. In any order, overlaps allowed; a segment without frames accepts only what needs none.
       allow_truncate: a segment may stick out of T by up to so many frames, which are cut off.
     Raises ValueError for segments that do not lie inside.
     """
@@ -41,7 +40,7 @@ class DenseFsaVec:
         if allow_truncate > 0:
             segments[:, 2] = torch.where((over > 0) & (over <= allow_truncate), T - start, duration)
             index, start, duration = segments.unbind(1)
-        bad = (index < 0) | (index >= N) | (start < 0) | (duration <= 0) | (start + duration > T)
+        bad = (index < 0) | (index >= N) | (start < 0) | (duration < 0) | (start + duration > T)
         if bool(bad.any()):
             i = int(bad.nonzero()[0, 0])
             raise ValueError(
@@ -84,8 +83,8 @@ class DenseFsaVec:
         t = torch.arange(rows.numel(), device=self.device) - self.row_splits.long()[rows]
         is_end = (t == segments[rows, 2])[:, None]
         N, T, C = self.log_probs.shape
-        frame = (segments[rows, 0] * T + segments[rows, 1] + t).clamp(max=N * T - 1)
-        body = self.log_probs.reshape(N * T, C).index_select(0, frame).masked_fill(is_end, float("-inf"))
+        frame = torch.where(is_end[:, 0], -1, segments[rows, 0] * T + segments[rows, 1] + t)
+        body = pick(self.log_probs.reshape(N * T, C), frame, float("-inf"))
         end = torch.where(is_end, 0.0, float("-inf")).to(body.dtype)
         return torch.cat([end, body], dim=1)
 
@@ -204,6 +203,7 @@ def _intersect_dense(
         setattr(ans, seqframe_idx_name, seqframe)
     if frame_idx_name is not None:
         setattr(ans, frame_idx_name, frame)
+        setattr(ans, frame_idx_name + "_filler", -1)  # arcs that come in later, from an LM for instance, take no frame
     return (ans, map_a, (seqframe.long() * (C + 1) + label + 1).int()) if ret_arc_maps else ans
 
 

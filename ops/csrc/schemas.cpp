@@ -77,4 +77,15 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   m.def("ngram_kenlm_open(Tensor like, str library, str path) -> (Tensor, Tensor)");
   m.def("ngram_kenlm_score(Tensor states, Tensor words, int handle) -> (Tensor, Tensor)");
   m.def("ngram_kenlm_close(Tensor like, int handle) -> ()");
+  // Beam search of transducers on graphs, a frame a call; frames of the lattice are what advance returned, without contexts and
+  // scores, one after another: see ops/rnnt_decode.py.
+  m.def("decode_rnnt_advance(Tensor[] graph_splits, Tensor[] graph_arcs, Tensor[] graph_scores, Tensor graph_of_stream, "
+        "Tensor stream_splits, Tensor context_splits, Tensor contexts, Tensor graph_states, Tensor scores, Tensor log_probs, "
+        "int num_context_ids, float beam, int max_states, int max_contexts, bool final_frame) -> "
+        "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("decode_rnnt_lattice(Tensor[] graph_splits, Tensor[] graph_arcs, Tensor[] graph_scores, Tensor graph_of_stream, "
+        "Tensor[] frames, Tensor rows_before, Tensor history_splits, Tensor history, bool allow_partial, bool final_frame) -> "
+        "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // See ops/nbest.py.
+  m.def("fsa_edit_distance(Tensor ref_splits, Tensor refs, Tensor hyp_splits, Tensor hyps, Tensor hyp_to_ref) -> Tensor");
 }

@@ -37,7 +37,7 @@ def test_scores_matrix_and_conversion(device):
 
 def test_bad_segments():
     log_probs, _ = dense()
-    for bad in ([[0, 0, 5]], [[2, 0, 1]], [[0, -1, 2]], [[0, 0, 0]], [[0, 3, 2]]):
+    for bad in ([[0, 0, 5]], [[2, 0, 1]], [[0, -1, 2]], [[0, 0, -1]], [[0, 3, 2]]):
         with pytest.raises(ValueError):
             k2.DenseFsaVec(log_probs, torch.tensor(bad, dtype=torch.int32))
     cut = k2.DenseFsaVec(log_probs, torch.tensor([[0, 0, 5], [1, 2, 3]], dtype=torch.int32), allow_truncate=1)
