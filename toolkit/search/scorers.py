@@ -180,7 +180,8 @@ class AutomatonScorer:
     def log_probs(self, state: Tensor) -> Tensor:
         assert self.table is not None
         if self.table.used:
-            return self.table.log_probs_RV[self.table.slots(state)]
+            slots_B = self.table.slots(state)  # first, for it may make rows
+            return self.table.log_probs_RV[slots_B]
         return self.rows(state)[0]
 
     def rows(self, states_R: Tensor) -> tuple[Tensor, Tensor]:
