@@ -67,8 +67,8 @@ class DenseIntersecter {
       for (int32_t t = dense_.num_frames - 1; t >= 0; --t) retreat(t);
       number();
     }
-    state_score_ = {};  // the result is what stays in memory, not tables over the graph's states
-    state_token_ = {};
+    release(&state_score_);  // the result is what stays in memory, not tables over the graph's states
+    release(&state_token_);
   }
 
   int32_t num_states() const { return num_states_; }
@@ -96,8 +96,8 @@ class DenseIntersecter {
       }
     }
     out.state_splits[num_states_ - 1] = out.first_arc + k;
-    links_ = {};
-    state_token_ = {};
+    release(&links_);
+    release(&state_token_);
   }
 
   TokenHistory history() const {
@@ -118,6 +118,9 @@ class DenseIntersecter {
     int32_t number = -1;     // in the result; -2: reached, number to come
     int32_t links_end = 0;   // of the links that leave it, which follow those of the token before
   };
+
+  template <typename T>
+  static void release(std::vector<T>* v) { std::vector<T>().swap(*v); }
 
   // The frame's scores by label + 1, so that label -1, which takes no frame, needs no test. nan counts as -inf.
   const float* row(int32_t t) {
