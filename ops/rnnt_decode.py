@@ -94,9 +94,7 @@ class RnntDecodingStream:
         self.history: list[tuple[_Frame, int]] = []  # the frame, and the number of this stream in it
 
     def __str__(self) -> str:
-        return (
-            f"RnntDecodingStream({len(self.history)} frames, {len(self.state[0])} contexts, {len(self.state[2])} states)"
-        )
+        return f"RnntDecodingStream({len(self.history)} frames, {len(self.state[0])} contexts, {len(self.state[2])} states)"
 
 
 class RnntDecodingStreams:
@@ -139,7 +137,9 @@ class RnntDecodingStreams:
         self._flushed = False
 
     def __str__(self) -> str:
-        return "\n".join([f"num_streams : {self.num_streams}", *(f"stream[{i}] : {s}" for i, s in enumerate(self.src_streams))])
+        return "\n".join(
+            [f"num_streams : {self.num_streams}", *(f"stream[{i}] : {s}" for i, s in enumerate(self.src_streams))]
+        )
 
     def context_ids(self) -> tuple[Tensor, Tensor]:
         """As get_contexts, but (stream of each context, context as a number in base vocab_size), both int64 on the
@@ -247,8 +247,12 @@ class RnntDecodingStreams:
             raise ValueError(f"format_output: num_frames has {len(num_frames)} entries for {self.num_streams} streams")
         for i, (n, stream) in enumerate(zip(num_frames, self.src_streams)):
             if not 0 <= n <= len(stream.history):
-                raise ValueError(f"format_output: num_frames[{i}]={n}: stream {i} has read {len(stream.history)} frames")
-        arcs, scores, graph_arc, row = self._lattices([int(n) for n in num_frames], allow_partial, log_probs, t2s2c_shape)
+                raise ValueError(
+                    f"format_output: num_frames[{i}]={n}: stream {i} has read {len(stream.history)} frames"
+                )
+        arcs, scores, graph_arc, row = self._lattices(
+            [int(n) for n in num_frames], allow_partial, log_probs, t2s2c_shape
+        )
         ans = Fsa.from_arcs(RaggedShape(splits=list(arcs[:2])), arcs[2], scores).to(self.device)
         graph_arc = graph_arc.to(self.device)
         self.graphs.give_attributes(ans, graph_arc)

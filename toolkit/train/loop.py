@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from toolkit.allocator import keep_freed_memory
 from toolkit.config import Config
+from toolkit.models.lf_mmi import LfMmi
 from toolkit.train import checkpoint as checkpoints
 from toolkit.train.averaging import RunningAverage
 from toolkit.train.distributed import Gradient, World, world
@@ -57,6 +58,8 @@ def train(config: Config) -> TrainState:
         data = DataModule(config, tokenizer)
         torch.manual_seed(config.seed)
         model = checkpoints.build_model(config, tokenizer)
+        if config.loss.mmi.used:
+            model.lf_mmi = LfMmi.train(config.loss.lf_mmi, map(tokenizer.encode, data.train_texts()), model.vocab_size)
         return Trainer(config, model, tokenizer, data, processes).run()
 
 

@@ -1,7 +1,7 @@
 """Figures on the validation set: loss terms and word error rate, the same definition in every epoch of every run.
 
-"valid/loss" is the loss that the search follows, without any schedule's weight: the pruned transducer loss, or CTC
-where there is no transducer, in nats per encoder frame. "valid/wer" is of greedy search (CTC greedy search without a
+"valid/loss" is the loss that the search follows, without any schedule's weight: the pruned transducer loss, or LF-MMI or
+CTC where there is no transducer, in nats per encoder frame. "valid/wer" is of greedy search (CTC greedy search without a
 transducer). The best checkpoint is the one of the lowest WER, ties decided by the loss: WER is what decoding is about,
 but early on all models have 100 %. (That is for recognizers; what another task measures is in its `Task`.)
 """
@@ -21,7 +21,7 @@ from toolkit.train.failures import is_out_of_memory
 if TYPE_CHECKING:
     from toolkit.train.task import Task
 
-MAIN_TERMS = ("pruned", "ctc", "simple")  # the first one that a model has is "valid/loss"
+MAIN_TERMS = ("pruned", "mmi", "ctc", "simple")  # the first one that a model has is "valid/loss"
 
 
 @torch.no_grad()
