@@ -223,11 +223,11 @@ class _Agenda:
 
     def pop_best(self) -> _Hyp | None:
         while self.heap:
-            score, *key = heapq.heappop(self.heap)
-            hyp = self.hyps.get((key[0], key[1]))
+            score, tokens, count = heapq.heappop(self.heap)
+            hyp = self.hyps.get((tokens, count))
             if hyp is not None and hyp.score == -score:
-                del self.hyps[key[0], key[1]]
-                self.taken.add((key[0], key[1]))
+                del self.hyps[tokens, count]
+                self.taken.add((tokens, count))
                 return hyp
         return None
 

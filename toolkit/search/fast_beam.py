@@ -227,12 +227,20 @@ def _draw(lattice: Fsa, num_paths: int, nbest_scale: float) -> Nbest:
     """Distinct token sequences of random paths and the best path."""
     scaled = Fsa.from_arcs(lattice._shape, lattice.arcs3, lattice.scores * nbest_scale)
     first_arcs = lattice._shape.remove_axis(1).row_splits(1).tolist()
+    lattice.arc_number = torch.arange(lattice.num_arcs, dtype=torch.int32, device=lattice.device)
+    best = ops.shortest_path(lattice, use_double_scores=True)
+    del lattice.arc_number
+    best_splits = best._shape.remove_axis(1).row_splits(1).tolist()
     drawn = []
     with torch.random.fork_rng(devices=[]):
         for i, first_arc in enumerate(first_arcs[:-1]):
             torch.manual_seed(NBEST_SEED)
             paths = ops.random_paths(scaled[i], use_double_scores=True, num_paths=num_paths)
-            drawn.append(ops.RaggedTensor(paths.shape, paths.values + first_arc))
+            paths = ops.RaggedTensor(paths.shape, paths.values + first_arc)
+            best_path = best.arc_number[best_splits[i] : best_splits[i + 1]]
+            if len(best_path):
+                paths = ops.ragged.cat([ops.RaggedTensor([[best_path.tolist()]], dtype=torch.int32), paths], axis=1)
+            drawn.append(paths)
     return Nbest.from_arcs(lattice, ops.ragged.cat(drawn, axis=0)).unique()
 
 

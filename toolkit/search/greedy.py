@@ -57,8 +57,8 @@ def greedy_search(
         raise ValueError(f"max_symbols={max_symbols}: expected at least 1, or 0 for no limit")
     check_encoder_out(encoder_out_NTD, lens_N)
     n, num_frames, _ = encoder_out_NTD.shape
-    if n == 0 or num_frames == 0:
-        return [SearchResult([Hypothesis([], [], [], 0.0)]) for _ in range(n)]
+    if n == 0:
+        return []
 
     limit = max_symbols or UNLIMITED
     device = encoder_out_NTD.device
@@ -113,7 +113,7 @@ def greedy_search(
 def _collect(steps: list[tuple[Tensor, ...]], score_N: Tensor) -> list[SearchResult]:
     """Bring the steps to the host in one piece, and make one hypothesis an utterance."""
     if not steps:
-        return [SearchResult([Hypothesis([], [], [], 0.0)]) for _ in score_N]
+        return [SearchResult([Hypothesis([], [], [], score)]) for score in score_N.tolist()]
     symbols_NI, log_probs_NI, frames_NI, emits_NI = (torch.stack(x, dim=1).cpu() for x in zip(*steps))
     return [
         SearchResult([Hypothesis(symbols_I[on].tolist(), frames_I[on].tolist(), log_probs_I[on].tolist(), score)])
