@@ -76,7 +76,7 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   // See ops/dense.py.
   m.def("fsa_intersect_dense(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, Tensor log_probs, "
         "Tensor segments, Tensor a_index, Tensor b_index, float search_beam, float output_beam, int min_active, "
-        "int max_active, bool allow_partial) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+        "int max_active, bool allow_partial) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // n-gram models: an automaton is six tensors (ops/ngram.py); KenLM's binaries are a handle.
   m.def("ngram_parse_arpa(Tensor text, str name) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
