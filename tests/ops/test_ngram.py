@@ -207,7 +207,7 @@ ngram 2=2
 -0.5 <s> a
 -0.5 a </s>
 
-\\end\\""".split("\n")
+\\end\\""".splitlines()
 
 
 def replaced(line: int, text: str) -> list[str]:

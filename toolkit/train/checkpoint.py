@@ -15,7 +15,7 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +139,12 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check_same_model(checkpoint: Mapping[str, Any], config: Config, tokenizer: Any, path: Path) -> dict[str, tuple]:
+def check_same_model(
+    checkpoint: Mapping[str, Any], config: Config, tokenizer: Any, path: Path, model_keys: tuple[str, ...] = MODEL_KEYS
+) -> dict[str, tuple]:
     """Raise CheckpointError naming the keys if `checkpoint` is of another model; return the changes that do no harm."""
     changes = config_changes(checkpoint["config"], config_to_dict(config))
-    harmful = {k: v for k, v in changes.items() if k.startswith(MODEL_KEYS) or k == "kinds.optim"}
+    harmful = {k: v for k, v in changes.items() if k.startswith(model_keys) or k == "kinds.optim"}
     if harmful:
         listed = "; ".join(f"{key}: {old!r} there, {new!r} here" for key, (old, new) in harmful.items())
         raise CheckpointError(
@@ -263,6 +265,8 @@ def load_model(
     avg: int = 1,
     use_averaged_model: bool = True,
     device: str | torch.device = "cpu",
+    task: str = "recognizer",
+    build: Callable[[Config, Any], nn.Module] | None = None,
 ) -> tuple[nn.Module, Any, Config]:
     """The model of a run, ready for decoding, with its tokenizer and config: all from the checkpoint itself.
 
@@ -273,6 +277,7 @@ def load_model(
       use_averaged_model: take the running average kept during training (toolkit/train/averaging.py). With `avg` > 1 it
         is that of the last `avg` epochs alone, for which the checkpoint before them must still be there. If False: the
         weights of the checkpoint, or the mean of the weights of `avg` epoch checkpoints.
+      task, build: what kind of model it has to be, and what makes one of a config and a tokenizer (`build_model`).
 
     Returns:
       (model in eval mode on `device`, tokenizer, config)
@@ -285,8 +290,10 @@ def load_model(
 
     path = checkpoint_path(exp_dir, checkpoint)
     contents = load_checkpoint(path)
+    if contents.get("task", "recognizer") != task:
+        raise CheckpointError(f"{path} is of a {contents.get('task', 'recognizer')}: expected one of a {task}")
     config = config_from_dict(contents["config"])
     tokenizer = Tokenizer.from_state_dict(contents["tokenizer"])
-    model = build_model(config, tokenizer)
+    model = (build or build_model)(config, tokenizer)
     load_weights(model, select_weights(path, contents, avg, use_averaged_model), path)
     return model.to(device).eval(), tokenizer, config
