@@ -369,6 +369,27 @@ class LmConfig(Section):
         require(self.transcripts or bool(self.text), "lm.text", self.text, "some files, or lm.transcripts=true")
 
 
+@dataclass
+class LangConfig(Section):
+    """Lexicon, word n-grams and decoding graphs, made by prepare.sh into data/<corpus>/lang_*/<lang.name> (conf/lang/)."""
+
+    name: Optional[str] = None  # None: make none
+    transcripts: bool = True  # learn from the transcripts of corpus.train
+    text: list[str] = field(default_factory=list)  # files of sentences besides, .gz or plain
+    lexicon: str = "tokens"  # words as the tokens spell them; or a file: lexicon.txt, or one called *cmudict*
+    max_words: Optional[int] = None  # the most frequent ones
+    orders: list[int] = field(default_factory=lambda: [3])  # n-grams to train; the first one goes into the graphs
+    prune: list[int] = field(default_factory=list)  # counts up to which n-grams of orders 1, 2, … are left out
+    graphs: list[str] = field(default_factory=lambda: ["HLG"])  # of HL, LG, HLG
+    modified: bool = False  # H without a blank between equal tokens
+
+    def check(self) -> None:
+        require(bool(self.orders) and min(self.orders) >= 1, "lang.orders", self.orders, "one or more orders from 1 on")
+        require(self.transcripts or bool(self.text), "lang.text", self.text, "some files, or lang.transcripts=true")
+        for graph in self.graphs:
+            one_of("lang.graphs", graph, ("HL", "LG", "HLG"))
+
+
 # ------------------------------------------------------------------------------------------------------------ decoding
 
 
@@ -447,6 +468,7 @@ class Config(Section):
     optim: OptimConfig = MISSING
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     lm: LmConfig = field(default_factory=LmConfig)
+    lang: LangConfig = field(default_factory=LangConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
 
     def check(self) -> None:
@@ -463,6 +485,11 @@ class Config(Section):
     @property
     def tokens_dir(self) -> Path:
         return self.data_dir / self.tokens.dir_name
+
+    @property
+    def lang_dir(self) -> Path:
+        """Lexicon, word n-grams and decoding graphs, if lang.name says to make them."""
+        return self.tokens_dir / str(self.lang.name)
 
     @property
     def exp_dir(self) -> Path:
