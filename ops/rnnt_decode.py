@@ -34,7 +34,8 @@ class RnntDecodingConfig:
     evaluated once for each. max_states: (context, graph state) pairs kept of those.
     count_last_frame: False, the default, is k2's way: an arc into the final state of the graph reads a frame as a blank
     does, competes with all others, and a lattice ends with final arcs in place of its last frame, whose log-probabilities
-    so count for nothing. True: final arcs take no frame, and the lattice of T frames has the scores of T frames.
+    so count for nothing; max_states is applied before max_contexts. True: final arcs take no frame, the lattice of T
+    frames has the scores of T frames, and the search is faster, as contexts that cannot stay are left out early.
     Raises ValueError naming the field.
     """
 

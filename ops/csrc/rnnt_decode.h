@@ -29,7 +29,7 @@ struct RnntSearch {
   int64_t vocab_size, num_contexts;  // num_contexts = vocab_size ^ (symbols that the prediction network sees)
   double beam;
   int64_t max_states, max_contexts;
-  bool final_frame;  // arcs into the final state read a frame, as a blank does
+  bool k2_order;  // arcs into the final state read a frame, as a blank does; max_states is applied before max_contexts
 };
 
 // Active states of one utterance between two frames, grouped by context: those of context c are splits[c] ... splits[c + 1] - 1.
@@ -126,7 +126,7 @@ class RnntAdvancer {
       best = std::max(best, before_blank + row[0]);
     }
     double least = kNone;
-    if (search.max_contexts < search.vocab_size) {
+    if (!search.k2_order && search.max_contexts < search.vocab_size) {
       ranks_ = best_;
       std::nth_element(ranks_.begin(), ranks_.begin() + (search.max_contexts - 1), ranks_.end(), std::greater<double>());
       least = ranks_[search.max_contexts - 1];
@@ -154,7 +154,7 @@ class RnntAdvancer {
           if (arc.label > 0) {
             const float score = row[arc.label] + graph.scores[a];
             if (before + score >= cutoff_) add(before + score, src, a, r, score, shifted + arc.label, arc.dest);
-          } else if (arc.label == 0 || (search.final_frame && before + graph.scores[a] >= cutoff_)) {
+          } else if (arc.label == 0 || (search.k2_order && before + graph.scores[a] >= cutoff_)) {
             const float score = row[0] + graph.scores[a];
             add(before + score, src, a, r, score, context, arc.dest);
           }
@@ -164,37 +164,14 @@ class RnntAdvancer {
   }
 
   // The max_contexts best contexts stay (a context is as good as its best state), of their states the max_states best, and
-  // of those the ones within the beam. They are numbered in the order of contexts and graph states.
+  // of those the ones within the beam; or the states are chosen first, then the contexts. They are numbered in the order of
+  // contexts and graph states.
   void prune(const RnntSearch& search) {
     kept_.resize(dests_.size());
     std::iota(kept_.begin(), kept_.end(), 0);
-    sort_kept();
-    groups_.clear();
-    double best = kNone;
-    for (int32_t i = 0; i < static_cast<int32_t>(kept_.size()); ++i) {
-      const Dest& dest = dests_[kept_[i]];
-      if (i == 0 || dest.context != dests_[kept_[i - 1]].context) groups_.push_back({i, i, kNone});
-      groups_.back().end = i + 1;
-      groups_.back().best = std::max(groups_.back().best, dest.score);
-      best = std::max(best, dest.score);
-    }
-    if (static_cast<int64_t>(groups_.size()) > search.max_contexts) {
-      std::nth_element(groups_.begin(), groups_.begin() + search.max_contexts, groups_.end(), [](const Group& x, const Group& y) {
-        return x.best > y.best || (x.best == y.best && x.begin < y.begin);
-      });
-      groups_.resize(search.max_contexts);
-    }
-    ranked_.clear();
-    for (const Group& group : groups_)
-      for (int32_t i = group.begin; i < group.end; ++i)
-        if (dests_[kept_[i]].score >= best - search.beam) ranked_.push_back(kept_[i]);
-    kept_.swap(ranked_);
-    if (static_cast<int64_t>(kept_.size()) > search.max_states) {
-      std::nth_element(kept_.begin(), kept_.begin() + search.max_states, kept_.end(), [&](int32_t i, int32_t j) {
-        return dests_[i].score > dests_[j].score || (dests_[i].score == dests_[j].score && i < j);
-      });
-      kept_.resize(search.max_states);
-    }
+    if (search.k2_order) limit_states(search);
+    limit_contexts(search);
+    if (!search.k2_order) limit_states(search);
     sort_kept();
     for (int32_t i : kept_) {
       Dest& dest = dests_[i];
@@ -207,6 +184,37 @@ class RnntAdvancer {
       out_.scores.push_back(dest.score);
       out_.context_ends.back() = static_cast<int32_t>(out_.scores.size());
     }
+  }
+
+  void limit_states(const RnntSearch& search) {
+    double best = kNone;
+    for (int32_t i : kept_) best = std::max(best, dests_[i].score);
+    const auto worse = [&](int32_t i) { return dests_[i].score < best - search.beam; };
+    kept_.erase(std::remove_if(kept_.begin(), kept_.end(), worse), kept_.end());
+    if (static_cast<int64_t>(kept_.size()) <= search.max_states) return;
+    std::nth_element(kept_.begin(), kept_.begin() + search.max_states, kept_.end(), [&](int32_t i, int32_t j) {
+      return dests_[i].score > dests_[j].score || (dests_[i].score == dests_[j].score && i < j);
+    });
+    kept_.resize(search.max_states);
+  }
+
+  void limit_contexts(const RnntSearch& search) {
+    sort_kept();
+    groups_.clear();
+    for (int32_t i = 0; i < static_cast<int32_t>(kept_.size()); ++i) {
+      const Dest& dest = dests_[kept_[i]];
+      if (i == 0 || dest.context != dests_[kept_[i - 1]].context) groups_.push_back({i, i, kNone});
+      groups_.back().end = i + 1;
+      groups_.back().best = std::max(groups_.back().best, dest.score);
+    }
+    if (static_cast<int64_t>(groups_.size()) <= search.max_contexts) return;
+    std::nth_element(groups_.begin(), groups_.begin() + search.max_contexts, groups_.end(), [](const Group& x, const Group& y) {
+      return x.best > y.best || (x.best == y.best && x.begin < y.begin);
+    });
+    groups_.resize(search.max_contexts);
+    ranked_.clear();
+    for (const Group& group : groups_) ranked_.insert(ranked_.end(), kept_.begin() + group.begin, kept_.begin() + group.end);
+    kept_.swap(ranked_);
   }
 
   void sort_kept() {

@@ -55,17 +55,20 @@ def check_traces(model: FakeTransducer, encoder_TD: Tensor, hypotheses: list[Hyp
 @pytest.mark.parametrize("seed", range(3))
 def test_wide_best_first_search_finds_the_totals_of_the_loss(seed: int, rnnt_type: str) -> None:
     model = FakeTransducer(vocab_size=3, seed=seed)
-    encoder_NTD = encoder_outputs(1, 4, seed=seed)
-    limit = 0 if rnnt_type == "regular" else 1
-    nbest = beam_search(model, encoder_NTD, torch.tensor([4]), 60, limit, forced_blank=rnnt_type == "constrained")[
+    regular = rnnt_type == "regular"
+    frames = 3 if regular else 4
+    encoder_NTD = encoder_outputs(1, frames, seed=seed)
+    forced = rnnt_type == "constrained"
+    nbest = beam_search(model, encoder_NTD, torch.tensor([frames]), 150, 0 if regular else 1, forced_blank=forced)[
         0
     ].nbest
-    assert len({tuple(h.tokens) for h in nbest}) == len(nbest) == (60 if rnnt_type == "regular" else 31)
-    for h in nbest[:20]:
-        assert h.score == pytest.approx(rnnt_score(model, encoder_NTD[0], h.tokens, rnnt_type), abs=2e-4)
-    check_traces(model, encoder_NTD[0], nbest[:20])
-    best = max(all_token_lists(4 if limit else 3), key=lambda x: rnnt_score(model, encoder_NTD[0], x, rnnt_type))
-    if limit or len(nbest[0].tokens) < 4:
+    assert len({tuple(h.tokens) for h in nbest}) == len(nbest) == (150 if regular else 31)
+    for h in nbest[:8]:  # without a limit there are ever more alignments, each of them with less to add
+        expected = rnnt_score(model, encoder_NTD[0], h.tokens, rnnt_type)
+        assert h.score == pytest.approx(expected, abs=2e-3 if regular else 2e-4)
+    check_traces(model, encoder_NTD[0], nbest[:8])
+    best = max(all_token_lists(4), key=lambda x: rnnt_score(model, encoder_NTD[0], x, rnnt_type))
+    if len(nbest[0].tokens) <= 4:
         assert nbest[0].tokens == best
 
 
