@@ -424,6 +424,7 @@ class FastBeamConfig(Section):
     # Methods …_LG: a graph saved by toolkit.search.graphs.save_graph, or a text file with a phrase a line.
     graph: Optional[str] = None
     repeat: bool = True  # any number of the phrases of a text file in a row
+    allow_partial: bool = False  # where the graph's end cannot be reached, take what there is
 
     def check(self) -> None:
         require(self.beam > 0, "decoding.fast_beam.beam", self.beam, "more than 0")

@@ -75,13 +75,18 @@ def _graph(config: DecodingConfig) -> Fsa:
     return load_graph(config.fast_beam.graph)
 
 
+def _fsa(config: DecodingConfig) -> dict[str, Any]:
+    """The options of the searches on graphs."""
+    return {"allow_partial": config.fast_beam.allow_partial, **_softmax(config)}
+
+
 def _nbest(config: DecodingConfig) -> dict[str, Any]:
     return {
         "num_paths": config.fast_beam.num_paths,
         "nbest_scale": config.fast_beam.nbest_scale,
         "merge": config.merge,
         "length_norm": config.length_norm,
-        **_softmax(config),
+        **_fsa(config),
     }
 
 
@@ -96,13 +101,13 @@ SEARCHES: dict[str, Search] = {
         model, enc, lens, config.beam, config.max_symbols, config.length_norm, merge=config.merge, **_softmax(config)
     ),
     "fast_beam_search": lambda model, enc, lens, config: fast_beam_search(
-        model, enc, lens, None, _bounds(config), **_softmax(config)
+        model, enc, lens, None, _bounds(config), **_fsa(config)
     ),
     "fast_beam_search_nbest": lambda model, enc, lens, config: fast_beam_search_nbest(
         model, enc, lens, None, _bounds(config), **_nbest(config)
     ),
     "fast_beam_search_LG": lambda model, enc, lens, config: fast_beam_search(
-        model, enc, lens, _graph(config), _bounds(config), **_softmax(config)
+        model, enc, lens, _graph(config), _bounds(config), **_fsa(config)
     ),
     "fast_beam_search_nbest_LG": lambda model, enc, lens, config: fast_beam_search_nbest(
         model, enc, lens, _graph(config), _bounds(config), **_nbest(config)
