@@ -410,6 +410,11 @@ class FastBeamConfig(Section):
             require(getattr(self, name) >= 1, f"decoding.fast_beam.{name}", getattr(self, name), "at least 1")
 
 
+def numbers(value: Any) -> list[float]:
+    """A setting that may be one number or a list of them, as a list."""
+    return [float(x) for x in (value if isinstance(value, (list, tuple)) else [value])]
+
+
 @dataclass
 class DecodingConfig(Section):
     methods: list[str] = field(default_factory=lambda: ["greedy_search", "modified_beam_search"])
@@ -420,6 +425,15 @@ class DecodingConfig(Section):
     merge: str = "log_add"  # alignments of the same tokens: "log_add" or "max"
     length_norm: bool = False  # rank the n-best list by score / (tokens + context size)
     fast_beam: FastBeamConfig = field(default_factory=FastBeamConfig)
+    # Scorers, in all transducer searches (docs/language-models.md). A list of scales: all are tried in one run.
+    lm: Optional[str] = None  # an n-gram (ARPA, KenLM), or a run or checkpoint of train_lm.py
+    lm_unit: str = "auto"  # of an n-gram: "token", "word", or found out
+    lm_mode: str = "fusion"  # in the search; "rescore": its n-best list is ranked anew
+    lm_scale: Any = 0.3
+    lodr: Optional[str] = None  # a low-order n-gram over tokens of the training transcripts, to be taken away
+    lodr_scale: Any = 0.1
+    biasing: Any = None  # a list of phrases, or a file of them (toolkit/search/biasing.py)
+    bias_scale: Any = 1.0  # nats for each token of a phrase
     max_duration: float = 200.0
     # Which model: "best", "last", an epoch number, or a path; `avg` averages that many epochs up to it.
     checkpoint: str = "best"
@@ -429,6 +443,14 @@ class DecodingConfig(Section):
 
     def check(self) -> None:
         require(self.avg >= 1, "decoding.avg", self.avg, "at least 1")
+        one_of("decoding.lm_unit", self.lm_unit, ("auto", "token", "word"))
+        one_of("decoding.lm_mode", self.lm_mode, ("fusion", "rescore"))
+        for key in ("lm_scale", "lodr_scale", "bias_scale"):
+            value = getattr(self, key)
+            good = bool(value != []) and all(isinstance(x, (int, float)) for x in (value if isinstance(value, list) else [value]))
+            require(good, f"decoding.{key}", value, "a number or a list of numbers")
+        texts = self.biasing if isinstance(self.biasing, list) else [self.biasing or ""]
+        require(all(isinstance(x, str) for x in texts), "decoding.biasing", self.biasing, "a file or a list of phrases")
         require(self.temperature > 0, "decoding.temperature", self.temperature, "more than 0")
         one_of("decoding.merge", self.merge, ("log_add", "max"))
 

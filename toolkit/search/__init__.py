@@ -7,6 +7,8 @@ beam.py       modified_beam_search
 best_first.py beam_search (Graves'; S symbols a frame)
 fast_beam.py  fast_beam_search, …_nbest, …_nbest_oracle: on decoding graphs, to lattices
 graphs.py     decoding graphs from lists of phrases, and in files
+scorers.py    what may be added to a search: the protocol, sums; lm_scorers.py: language models; biasing.py: phrases
+guide.py, rescoring.py  scorers in the FSA-based search; n-best lists ranked anew
 words.py      tokens with times → words with times
 
 `SEARCHES` names them for configs: a new search is one function and one line here.
@@ -57,7 +59,8 @@ __all__ = [
     "to_words",
 ]
 
-Search = Callable[[Any, Tensor, Tensor, DecodingConfig], list[SearchResult]]
+# Of (model, encoder output, lengths, config); those that are not in CTC_SEARCHES also take `scorers`.
+Search = Callable[..., list[SearchResult]]
 
 
 def _softmax(config: DecodingConfig) -> dict[str, Any]:
@@ -86,26 +89,26 @@ def _nbest(config: DecodingConfig) -> dict[str, Any]:
 
 
 SEARCHES: dict[str, Search] = {
-    "greedy_search": lambda model, enc, lens, config: greedy_search(
-        model, enc, lens, config.max_symbols, **_softmax(config)
+    "greedy_search": lambda model, enc, lens, config, scorers=(): greedy_search(
+        model, enc, lens, config.max_symbols, **_softmax(config), scorers=scorers
     ),
-    "modified_beam_search": lambda model, enc, lens, config: modified_beam_search(
-        model, enc, lens, config.beam, config.length_norm, merge=config.merge, **_softmax(config)
+    "modified_beam_search": lambda model, enc, lens, config, scorers=(): modified_beam_search(
+        model, enc, lens, config.beam, config.length_norm, merge=config.merge, **_softmax(config), scorers=scorers
     ),
-    "beam_search": lambda model, enc, lens, config: beam_search(
-        model, enc, lens, config.beam, config.max_symbols, config.length_norm, merge=config.merge, **_softmax(config)
+    "beam_search": lambda model, enc, lens, config, scorers=(): beam_search(
+        model, enc, lens, config.beam, config.max_symbols, config.length_norm, merge=config.merge, **_softmax(config), scorers=scorers
     ),
-    "fast_beam_search": lambda model, enc, lens, config: fast_beam_search(
-        model, enc, lens, None, _bounds(config), **_softmax(config)
+    "fast_beam_search": lambda model, enc, lens, config, scorers=(): fast_beam_search(
+        model, enc, lens, None, _bounds(config), **_softmax(config), scorers=scorers
     ),
-    "fast_beam_search_nbest": lambda model, enc, lens, config: fast_beam_search_nbest(
-        model, enc, lens, None, _bounds(config), **_nbest(config)
+    "fast_beam_search_nbest": lambda model, enc, lens, config, scorers=(): fast_beam_search_nbest(
+        model, enc, lens, None, _bounds(config), **_nbest(config), scorers=scorers
     ),
-    "fast_beam_search_LG": lambda model, enc, lens, config: fast_beam_search(
-        model, enc, lens, _graph(config), _bounds(config), **_softmax(config)
+    "fast_beam_search_LG": lambda model, enc, lens, config, scorers=(): fast_beam_search(
+        model, enc, lens, _graph(config), _bounds(config), **_softmax(config), scorers=scorers
     ),
-    "fast_beam_search_nbest_LG": lambda model, enc, lens, config: fast_beam_search_nbest(
-        model, enc, lens, _graph(config), _bounds(config), **_nbest(config)
+    "fast_beam_search_nbest_LG": lambda model, enc, lens, config, scorers=(): fast_beam_search_nbest(
+        model, enc, lens, _graph(config), _bounds(config), **_nbest(config), scorers=scorers
     ),
     "ctc_greedy_search": lambda model, enc, lens, config: ctc_greedy_search(model, enc, lens),
 }
