@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
-from pathlib import Path
 
 import pytest
 import torch
