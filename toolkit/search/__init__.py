@@ -4,6 +4,9 @@ result.py     Hypothesis, SearchResult
 predictor.py  decoder and joiner as the searches use them (decoder outputs cached by context)
 greedy.py     greedy_search (S symbols a frame), ctc_greedy_search
 beam.py       modified_beam_search
+ctc_prefix.py ctc_prefix_beam_search
+lattice.py    LatticeSearch: 1best, 1best_hlg, nbest, nbest_rescoring, whole_lattice_rescoring, nbest_oracle
+posteriors.py confidences from lattices and n-best lists
 words.py      tokens with times → words with times
 
 `SEARCHES` names them for configs: a new search is one function and one line here.
@@ -16,19 +19,24 @@ from typing import Any
 
 from torch import Tensor
 
-from toolkit.config import DecodingConfig
+from toolkit.config import DecodingConfig, LatticeConfig
 from toolkit.search.beam import modified_beam_search
+from toolkit.search.ctc_prefix import ctc_prefix_beam_search
 from toolkit.search.greedy import ctc_greedy_search, greedy_search
+from toolkit.search.lattice import LATTICE_METHODS, LatticeSearch, check_graphs
 from toolkit.search.result import Hypothesis, SearchResult
 from toolkit.search.words import Word, to_words
 
 __all__ = [
+    "LATTICE_METHODS",
     "SEARCHES",
     "Hypothesis",
+    "LatticeSearch",
     "SearchResult",
     "Word",
     "check_methods",
     "ctc_greedy_search",
+    "ctc_prefix_beam_search",
     "greedy_search",
     "modified_beam_search",
     "to_words",
@@ -50,17 +58,21 @@ SEARCHES: dict[str, Search] = {
         model, enc, lens, config.beam, config.length_norm, merge=config.merge, **_softmax(config)
     ),
     "ctc_greedy_search": lambda model, enc, lens, config: ctc_greedy_search(model, enc, lens),
+    "ctc_prefix_beam_search": lambda model, enc, lens, config: ctc_prefix_beam_search(model, enc, lens, config.beam),
 }
-CTC_SEARCHES = {"ctc_greedy_search"}  # those that read the CTC head
+CTC_SEARCHES = {"ctc_greedy_search", "ctc_prefix_beam_search", *LATTICE_METHODS}  # those that read the CTC head
 
 
-def check_methods(methods: list[str], has_ctc: bool, has_transducer: bool = True) -> None:
+def check_methods(
+    methods: list[str], has_ctc: bool, has_transducer: bool = True, lattice: LatticeConfig | None = None
+) -> None:
     """Raise ValueError naming what is wrong with `decoding.methods`, so that it is said before an hour of decoding."""
     if not methods:
-        raise ValueError(f"decoding.methods is empty: expected some of {', '.join(SEARCHES)}")
+        raise ValueError(f"decoding.methods is empty: expected some of {', '.join([*SEARCHES, *LATTICE_METHODS])}")
     for method in methods:
-        if method not in SEARCHES:
-            raise ValueError(f"decoding.methods: {method!r} is not a search; known: {', '.join(SEARCHES)}")
+        if method not in SEARCHES and method not in LATTICE_METHODS:
+            known = ", ".join([*SEARCHES, *LATTICE_METHODS])
+            raise ValueError(f"decoding.methods: {method!r} is not a search; known: {known}")
         if method in CTC_SEARCHES and not has_ctc:
             raise ValueError(
                 f"decoding.methods: {method!r} needs a CTC head; this model has none (model.ctc_head=false)"
@@ -70,3 +82,5 @@ def check_methods(methods: list[str], has_ctc: bool, has_transducer: bool = True
                 f"decoding.methods: {method!r} needs a transducer; this model was trained by CTC alone (loss.pruned): "
                 f"take {', '.join(sorted(CTC_SEARCHES))}"
             )
+    if lattice is not None:
+        check_graphs(methods, lattice)
