@@ -26,6 +26,7 @@ from ops.ctc_loss import CtcLoss, ctc_loss
 from ops.dense import DenseFsaVec, convert_dense_to_fsa_vec, intersect_dense, intersect_dense_pruned
 from ops.depthwise_conv1d import depthwise_conv1d
 from ops.double_swish import double_swish
+from ops.forced_align import TokenSpan, forced_align, merge_tokens
 from ops.fsa import Fsa, create_fsa_vec, to_dot, to_str, to_str_simple
 from ops.fsa_attributes import compose_arc_maps
 from ops.fsa_properties import to_str as properties_to_str
@@ -41,8 +42,10 @@ from ops.lattice import (
     without_path,
 )
 from ops.mutual_information import joint_mutual_information_recursion, mutual_information_recursion
+from ops.mwer_loss import MWERLoss, mwer_loss
 from ops.nbest import Nbest, edit_distance
 from ops.ngram import NgramLM
+from ops.online_dense import DecodeStateInfo, OnlineDenseIntersecter
 from ops.paths import is_rand_equivalent, levenshtein_alignment, random_paths, shortest_path
 from ops.ragged import (
     RaggedShape,
@@ -61,6 +64,7 @@ from ops.rewrite import (
     remove_epsilon,
     remove_epsilon_and_add_self_loops,
 )
+from ops.rnnt_decode import RnntDecodingConfig, RnntDecodingStream, RnntDecodingStreams
 from ops.rnnt_loss import (
     get_rnnt_logprobs,
     get_rnnt_logprobs_joint,
@@ -97,14 +101,21 @@ from ops.utils import index_fsa, monotonic_lower_bound, random_fsa, random_fsa_v
 
 __all__ = [
     "CtcLoss",
+    "DecodeStateInfo",
     "DenseFsaVec",
     "DeterminizeWeightPushingType",
     "Fsa",
+    "MWERLoss",
     "Nbest",
     "NgramLM",
+    "OnlineDenseIntersecter",
     "RaggedShape",
     "RaggedTensor",
+    "RnntDecodingConfig",
+    "RnntDecodingStream",
+    "RnntDecodingStreams",
     "SymbolTable",
+    "TokenSpan",
     "add_epsilon_self_loops",
     "arc_sort",
     "cat",
@@ -124,6 +135,7 @@ __all__ = [
     "double_swish",
     "edit_distance",
     "expand_ragged_attributes",
+    "forced_align",
     "get_aux_labels",
     "get_lattice",
     "get_rnnt_logprobs",
@@ -147,9 +159,11 @@ __all__ = [
     "linear_fsa_with_self_loops",
     "linear_fst",
     "linear_fst_with_self_loops",
+    "merge_tokens",
     "minimize",
     "monotonic_lower_bound",
     "mutual_information_recursion",
+    "mwer_loss",
     "nbest_decoding",
     "nbest_oracle",
     "one_best_decoding",

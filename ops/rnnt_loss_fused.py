@@ -41,7 +41,7 @@ def rnnt_loss_pruned_fused(
     activation: str = "tanh",
     reduction: str | None = "mean",
     use_hat_loss: bool = False,
-    keep_bytes: int = 0,
+    keep_bytes: int | None = None,
 ) -> Tensor:
     """`rnnt_loss_pruned` of linear(activation(am[t] + lm[s])), computed by tiles.
 
@@ -61,8 +61,9 @@ def rnnt_loss_pruned_fused(
       termination_symbol: the blank, in [0, V).
       boundary, rnnt_type, delay_penalty, reduction, use_hat_loss: as in `rnnt_loss`.
       activation: "tanh", "swoosh_l", "swoosh_r" or "identity".
-      keep_bytes: memory that may hold logits from the forward to the backward pass. Rows whose logits do not fit take
-        a fourth matrix product; in a trained model few rows get so far, see below.
+      keep_bytes: memory that may hold logits from the forward to the backward pass; None: a quarter of the logits, but
+        at most 64 MiB. Rows whose logits do not fit take a fourth matrix product; in a trained model few rows get so
+        far, see below.
 
     Returns:
       The loss, float32 (float64 for float64 inputs). +inf, with gradient 0, for an utterance without a path.
@@ -99,7 +100,7 @@ def rnnt_loss_fused(
     activation: str = "tanh",
     reduction: str | None = "mean",
     use_hat_loss: bool = False,
-    keep_bytes: int = 0,
+    keep_bytes: int | None = None,
 ) -> Tensor:
     """The full (unpruned) transducer loss of linear(activation(am[t] + lm[s])) over every frame and position, by tiles.
 
@@ -122,6 +123,13 @@ def tile_rows(is_cpu: bool, joiner_dim: int, num_classes: int) -> int:
     return max(128, min(1 << 14, numbers // (joiner_dim + num_classes)))
 
 
+def rows_kept(num_rows: int, row_bytes: int, keep_bytes: int | None) -> int:
+    """How many rows of logits are kept from the forward to the backward pass."""
+    if keep_bytes is None:
+        return min(num_rows // 4, (64 << 20) // row_bytes)
+    return min(num_rows, keep_bytes // row_bytes)
+
+
 # ------------------------------------------------------------------------------------------------------------- checks
 
 
@@ -135,7 +143,7 @@ def _joiner_log_probs(
     boundary: Tensor | None,
     activation: str,
     hat: bool,
-    keep_bytes: int,
+    keep_bytes: int | None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the next symbol and of the blank, both (N, T, R); 0 where no path of the lattice leads."""
     weight, bias = linear
@@ -150,7 +158,7 @@ def _joiner_log_probs(
     boundary = check_boundary(boundary, N, S1 - 1, T, am.device)
     R = S1 if ranges is None else ranges.shape[2]
     needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (am, lm, weight, bias))
-    keep_rows = min(N * T * R, keep_bytes // (V * am.element_size())) if needs_grad else 0
+    keep_rows = rows_kept(N * T * R, V * am.element_size(), keep_bytes) if needs_grad else 0
     symbol, blank_, _, _ = _log_probs_op(
         am, lm, weight, bias, ranges, symbols, boundary, blank, activation, hat, keep_rows
     )

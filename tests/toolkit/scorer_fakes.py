@@ -37,7 +37,11 @@ def naive_word(table: NgramTable, order: int, history: tuple[str, ...], word: st
         word = "<unk>"
     if (*history, word) in table:
         return table[(*history, word)][0]
-    return table[history][1] if not history else table.get(history, (0.0, 0.0))[1] + naive_word(table, order, history[1:], word)
+    return (
+        table[history][1]
+        if not history
+        else table.get(history, (0.0, 0.0))[1] + naive_word(table, order, history[1:], word)
+    )
 
 
 def naive_sentence(table: NgramTable, order: int, words: list[str], end: bool = True) -> float:
@@ -67,7 +71,9 @@ def random_sequences(vocab_size: int, count: int, longest: int, seed: int) -> li
     return [[rng.randrange(1, vocab_size) for _ in range(rng.randrange(longest + 1))] for _ in range(count)]
 
 
-def naive_bias(phrases: list[tuple[tuple[int, ...], float]], tokens: list[int], starts: list[bool] | None = None) -> float:
+def naive_bias(
+    phrases: list[tuple[tuple[int, ...], float]], tokens: list[int], starts: list[bool] | None = None
+) -> float:
     """Sum of bonus * length over all occurrences of phrases, at ends of words only."""
     total = 0.0
     for phrase, bonus in dict(sorted(phrases, key=lambda p: p[1])).items():  # of equal ones the last, the largest bonus

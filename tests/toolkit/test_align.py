@@ -29,7 +29,9 @@ def score_of(model: FakeTransducer, encoder_TD: torch.Tensor, tokens: list[int],
     return total
 
 
-def best_by_hand(model: FakeTransducer, encoder_TD: torch.Tensor, tokens: list[int], kind: str) -> tuple[float, list[int]]:
+def best_by_hand(
+    model: FakeTransducer, encoder_TD: torch.Tensor, tokens: list[int], kind: str
+) -> tuple[float, list[int]]:
     t = len(encoder_TD)
     paths = itertools.combinations_with_replacement if kind == "regular" else itertools.combinations
     return max((score_of(model, encoder_TD, tokens, list(f), kind), list(f)) for f in paths(range(t), len(tokens)))
@@ -82,5 +84,5 @@ def test_textgrid_fills_gaps_and_reads_back() -> None:
     ]  # fmt: skip
     assert re.findall(r"intervals: size = (\d+)", text) == ["4", "1"]
     assert "xmax = 2.000" in textgrid({"words": [(0.2, 2.0, "A")]}, duration=1.0)
-    with pytest.raises(ValueError, match="'A' ends at 0.1 before it begins"):
+    with pytest.raises(ValueError, match=r"'A' ends at 0\.1 before it begins"):
         textgrid({"words": [(0.2, 0.1, "A")]}, duration=1.0)

@@ -41,9 +41,7 @@ def totals(log_probs_TV: Tensor, blank: int = 0) -> dict[tuple[int, ...], float]
 def test_a_wide_beam_finds_every_sequence_and_its_total(seed: int, blank: int) -> None:
     log_probs_NTV = random_log_probs(2, 5, seed)
     lens = [5, 3]
-    results = ctc_prefix_beam_search(
-        model_of(log_probs_NTV, blank), log_probs_NTV, torch.tensor(lens), beam=400
-    )
+    results = ctc_prefix_beam_search(model_of(log_probs_NTV, blank), log_probs_NTV, torch.tensor(lens), beam=400)
     for log_probs_TV, length, result in zip(log_probs_NTV, lens, results):
         expected = totals(log_probs_TV[:length], blank)
         assert len(result.nbest) == len(expected)

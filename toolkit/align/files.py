@@ -39,7 +39,14 @@ def textgrid(tiers: Mapping[str, Iterable[Interval]], duration: float) -> str:
                 row.append((start, end, text))
         filled[name] = row
     end = max([duration, *(row[-1][1] for row in filled.values() if row)])
-    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {end:.3f}", "tiers? <exists>"]
+    lines = [
+        'File type = "ooTextFile"',
+        'Object class = "TextGrid"',
+        "",
+        "xmin = 0",
+        f"xmax = {end:.3f}",
+        "tiers? <exists>",
+    ]
     lines += [f"size = {len(filled)}", "item []:"]
     for i, (name, row) in enumerate(filled.items(), 1):
         last = row[-1][1] if row else 0.0

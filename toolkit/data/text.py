@@ -56,7 +56,7 @@ class TextData:
     """Sentences as the training loop wants its data (see `Trainer`)."""
 
     def __init__(
-        self, train: Sequence[Sequence[int]], valid: Sequence[Sequence[int]], batch_tokens: int, seed: int = 0
+        self, train: Sequence[np.ndarray], valid: Sequence[np.ndarray], batch_tokens: int, seed: int = 0
     ) -> None:
         if not train:
             raise ValueError("no text to train a language model on")
@@ -94,7 +94,7 @@ class TextData:
             yield make_batch(indexes, self.valid, "valid")
 
 
-def _split(indexes: Iterable[int], sentences: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
+def _split(indexes: Iterable[int], sentences: Sequence[np.ndarray], tokens: int) -> Iterator[list[int]]:
     """Pieces of about so many tokens, ends of sentences included; at least one sentence each."""
     piece: list[int] = []
     size = 0
@@ -109,11 +109,11 @@ def _split(indexes: Iterable[int], sentences: Sequence[Sequence[int]], tokens: i
         yield piece
 
 
-def make_batch(indexes: Sequence[int], sentences: Sequence[Sequence[int]], name: str) -> TextBatch:
+def make_batch(indexes: Sequence[int], sentences: Sequence[np.ndarray], name: str) -> TextBatch:
     lens_N = torch.tensor([len(sentences[i]) for i in indexes], dtype=torch.int64)
     tokens_NU = torch.zeros(len(indexes), int(lens_N.max()) if len(indexes) else 0, dtype=torch.int64)
     for row, i in enumerate(indexes):
-        tokens_NU[row, : len(sentences[i])] = torch.as_tensor(sentences[i], dtype=torch.int64)
+        tokens_NU[row, : len(sentences[i])] = torch.from_numpy(sentences[i])
     return TextBatch(tokens_NU, lens_N, [f"{name}-{i + 1}" for i in indexes])
 
 

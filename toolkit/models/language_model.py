@@ -106,9 +106,12 @@ class TransformerLm(LanguageModel):
 
     def hidden(self, x_NUD: Tensor) -> Tensor:
         x_NUD = x_NUD + self._positions(torch.arange(x_NUD.shape[1], device=x_NUD.device))
-        for layer in self.layers:
+        for layer in self._layers():
             x_NUD = layer(x_NUD, *layer.keys_and_values(x_NUD), is_causal=True)
         return self.norm(x_NUD)
+
+    def _layers(self) -> list[_Layer]:
+        return list(self.layers)  # type: ignore[arg-type]
 
     def initial(self, batch_size: int, device: torch.device) -> Caches:
         """Keys and values (B, L, 2, U, D), of which the first lens_B count; lens_B."""
@@ -124,7 +127,7 @@ class TransformerLm(LanguageModel):
         seen_B11U = (position_U <= lens_B[:, None])[:, None, None]
         x_B1D = (self.embedding(tokens_B) + self._positions(lens_B))[:, None]
         memories = []
-        for layer, memory_B2UD in zip(self.layers, memory_BL2UD.unbind(1)):
+        for layer, memory_B2UD in zip(self._layers(), memory_BL2UD.unbind(1)):
             new = layer.keys_and_values(x_B1D)
             keys_BUD, values_BUD = (torch.where(here_BU1, y, x) for x, y in zip(memory_B2UD.unbind(1), new))
             x_B1D = layer(x_B1D, keys_BUD, values_BUD, mask=seen_B11U)

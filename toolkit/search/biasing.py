@@ -54,7 +54,9 @@ class BiasScorer(AutomatonScorer):
         for phrase in (p for phrases in lists for p in phrases):
             bad = [v for v in phrase.tokens if not 0 <= v < vocab_size or v == blank_id]
             if not phrase.tokens or bad:
-                raise ValueError(f"phrase {phrase.tokens}: expected some tokens below {vocab_size} without blank {blank_id}")
+                raise ValueError(
+                    f"phrase {phrase.tokens}: expected some tokens below {vocab_size} without blank {blank_id}"
+                )
         trie = _Trie(lists, vocab_size)
         super().__init__(vocab_size, blank_id, num_states=trie.num_nodes)
         self.num_lists = len(lists)
@@ -116,7 +118,11 @@ class _Trie:
         node_P = torch.tensor([i for i, some in enumerate(lists) for _ in some], dtype=torch.int64)
         roots = torch.arange(len(lists))
         self.levels: list[tuple[Tensor, Tensor, Tensor]] = []  # (nodes, parents, tokens), sorted by (parent, token)
-        parts = {"depth": [torch.zeros_like(roots)], "root": [roots], "ends": [torch.zeros(len(lists), dtype=torch.float64)]}
+        parts = {
+            "depth": [torch.zeros_like(roots)],
+            "root": [roots],
+            "ends": [torch.zeros(len(lists), dtype=torch.float64)],
+        }
         progress = [torch.full((len(lists),), -torch.inf, dtype=torch.float64)]
         self.num_nodes = len(lists)
         running_P = torch.arange(len(phrases))
@@ -184,7 +190,9 @@ class _Trie:
             completed_M[nodes] += completed_M[fail]
             since_M[nodes] = torch.where(self.ends_M[nodes] != 0, 0, since_M[parents] + 1)
             goes_on = ~self.bonus_M[nodes].isinf()
-            unfinished = torch.where(goes_on, self.bonus_M[nodes] * since_M[nodes], potential_M[fail] - completed_M[fail])
+            unfinished = torch.where(
+                goes_on, self.bonus_M[nodes] * since_M[nodes], potential_M[fail] - completed_M[fail]
+            )
             potential_M[nodes] = completed_M[nodes] + unfinished
         return completed_M.float(), potential_M.float()
 
@@ -218,7 +226,9 @@ class Biasing:
         if not isinstance(source, str):
             lists: list[list[tuple[str, float]]] = [[(text, bonus) for text in source]]
         elif not Path(source).is_file():
-            raise FileNotFoundError(f"decoding.biasing={source}: no such file (phrases themselves go as a list, [A B,C])")
+            raise FileNotFoundError(
+                f"decoding.biasing={source}: no such file (phrases themselves go as a list, [A B,C])"
+            )
         elif source.endswith(".jsonl"):
             lists = [[]]
             for line in _json_lines(source):

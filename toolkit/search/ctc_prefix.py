@@ -75,7 +75,9 @@ def ctc_prefix_beam_search(
         slots_NB = torch.arange(beam, device=device).expand(n, beam)
         previous_NB = torch.where(running_N1, previous_NB, slots_NB)
         token_NB = torch.where(running_N1, token_NB, blank)
-        prefixes = _Prefixes(*(torch.where(running_N1, a, b) for a, b in zip(vars(new).values(), vars(prefixes).values())))
+        prefixes = _Prefixes(
+            *(torch.where(running_N1, a, b) for a, b in zip(vars(new).values(), vars(prefixes).values()))
+        )
         steps.append((previous_NB, token_NB))
         rows = (torch.arange(n, device=device)[:, None] * beam + previous_NB).view(-1)
         states = [scorer.advance(state, rows, token_NB.view(-1))[1] for scorer, state in zip(scorers, states)]

@@ -153,7 +153,9 @@ class LatticeSearch:
         nbest = self._draw(self._lattice(part, "hlg"))
         am, lm = nbest.compute_am_scores().values, nbest.intersect(self.graphs.g).tot_scores().values
         owner = nbest.shape.row_ids(1).long()
-        known = torch.zeros(len(part.ids), dtype=torch.bool, device=lm.device).index_put_((owner,), lm > -torch.inf, True)
+        known = torch.zeros(len(part.ids), dtype=torch.bool, device=lm.device).index_put_(
+            (owner,), lm > -torch.inf, True
+        )
         lost = (~known).nonzero().squeeze(1)
         if len(lost):
             log.warning("the larger LM knows no path, first-pass result kept: %s", _named(part.ids, lost.tolist()))

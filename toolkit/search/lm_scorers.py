@@ -22,45 +22,54 @@ class _Ngram:
 
     def __init__(self, lm: Any) -> None:
         self.lm = lm
-        self.device: torch.device = torch.device("cpu")
+        self.device = torch.device("cpu")
+        self.keys_A: Tensor | None = None
 
     def to(self, device: torch.device) -> None:
         if device == self.device:
             return
-        if device.type != "cpu":
-            lm = self.lm
-            if not lm.has_arcs:
-                raise ValueError(f"this n-gram shows no arcs (a KenLM binary): on {device} take the ARPA file instead")
-            counts_S = lm.arc_splits_S1.long().diff()
-            states_A = torch.arange(len(counts_S)).repeat_interleave(counts_S)
-            self.keys_A = (states_A * len(lm.words) + lm.arc_words_A.long()).to(device)
-            self.log_probs_A = lm.arc_log_probs_A.to(device)
-            self.next_A = lm.arc_next_A.long().to(device)
-            self.backoff_S = lm.backoff_state_S.long().clamp(min=0).to(device)
-            self.backoff_log_prob_S = lm.backoff_log_prob_S.to(device)
-            self.end = lm.word_id("</s>")
         self.device = device
+        if device.type != "cpu":
+            self.make_keys(device)
+
+    def make_keys(self, device: torch.device) -> None:
+        """The arcs as sorted keys, state * W + word."""
+        lm = self.lm
+        if not lm.has_arcs:
+            raise ValueError(f"decoding.lm: a KenLM binary shows no arcs: on {device} take the ARPA file instead")
+        counts_S = lm.arc_splits_S1.long().diff()
+        states_A = torch.arange(len(counts_S)).repeat_interleave(counts_S)
+        self.keys_A = (states_A * len(lm.words) + lm.arc_words_A.long()).to(device)
+        self.log_probs_A = lm.arc_log_probs_A.to(device)
+        self.next_A = lm.arc_next_A.long().to(device)
+        self.backoff_S = lm.backoff_state_S.long().clamp(min=0).to(device)
+        self.backoff_log_prob_S = lm.backoff_log_prob_S.to(device)
 
     def score(self, states: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
         """(log-probability, next state) of words after states of the same shape."""
         if self.device.type == "cpu":
-            log_prob, following = self.lm.score(states.reshape(-1), words.reshape(-1))
-            return log_prob.view(states.shape), following.long().view(states.shape)
-        total = torch.zeros(states.shape, device=self.device)
+            log_prob, following = self.lm.score(states, words)
+            return log_prob, following.long()
+        return self.score_by_keys(states, words)
+
+    def score_by_keys(self, states: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+        """The same on any device, without asking the host anything."""
+        assert self.keys_A is not None
+        total = torch.zeros(states.shape, device=states.device)
         following, found = torch.zeros_like(states), torch.zeros_like(states, dtype=torch.bool)
-        for _ in range(self.lm.order):
+        for _ in range(self.lm.order):  # each state that is backed off to is shorter
             place, there = find(self.keys_A, states * len(self.lm.words) + words)
             there &= ~found
-            total += torch.where(there, self.log_probs_A[place], torch.where(found, 0.0, self.backoff_log_prob_S[states]))
+            total += torch.where(
+                there, self.log_probs_A[place], torch.where(found, 0.0, self.backoff_log_prob_S[states])
+            )
             following = torch.where(there, self.next_A[place], following)
             found |= there
             states = torch.where(found, states, self.backoff_S[states])
-        return total.masked_fill(~found, -torch.inf), following
+        return total, following
 
     def final(self, states: Tensor) -> Tensor:
-        if self.device.type == "cpu":
-            return self.lm.final(states)
-        return self.score(states, torch.full_like(states, self.end))[0]
+        return self.score(states, torch.full_like(states, self.lm.end_word))[0]
 
 
 class NgramScorer(AutomatonScorer):

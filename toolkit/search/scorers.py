@@ -180,13 +180,16 @@ class AutomatonScorer:
     def log_probs(self, state: Tensor) -> Tensor:
         assert self.table is not None
         if self.table.used:
-            return self.table.log_probs_RV[self.table.slots(state)]
+            slots_B = self.table.slots(state)  # first, for it may make rows
+            return self.table.log_probs_RV[slots_B]
         return self.rows(state)[0]
 
     def rows(self, states_R: Tensor) -> tuple[Tensor, Tensor]:
         """All arcs of states: (R, V) log-probabilities and next states."""
         tokens_V = torch.arange(self.vocab_size, device=states_R.device)
-        log_probs_RV, next_RV = self.arcs(states_R[:, None].expand(-1, self.vocab_size), tokens_V.expand(len(states_R), -1))
+        log_probs_RV, next_RV = self.arcs(
+            states_R[:, None].expand(-1, self.vocab_size), tokens_V.expand(len(states_R), -1)
+        )
         log_probs_RV[:, self.blank_id] = 0.0
         next_RV[:, self.blank_id] = states_R
         return log_probs_RV, next_RV

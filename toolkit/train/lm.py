@@ -35,6 +35,7 @@ class LanguageModelling(Task):
     unit, speed = "tokens", "perf/tokens_per_second"
     counts = ()
     figure = "valid/perplexity"
+    batch_key = "lm.batch_tokens"
 
     def schedules(self, config: Config) -> Mapping[str, Schedule]:
         return {"lm": Schedule()}
@@ -53,7 +54,7 @@ class LanguageModelling(Task):
         return f"{seconds:.0f} tokens"
 
     def less_memory(self, config: Config) -> str:
-        return f"lower lm.batch_tokens (now {config.lm.batch_tokens})"
+        return f"Lower lm.batch_tokens (now {config.lm.batch_tokens})"
 
 
 def lm_config(config: Config) -> Config:

@@ -106,7 +106,7 @@ class Reporter:
         share = f" (its pruned loss alone takes {loss_memory(batch) / 1e9:.2f} GB)" if loss_memory else ""
         return (
             f"out of memory on {self.world.device} at epoch {state.epoch + 1}, step {state.step}, on a batch of "
-            f"{batch.describe()}{share}: {self.task.less_memory(self.config)}. "
+            f"{batch.describe()}{share}. {self.task.less_memory(self.config)}. "
             f"{'Saved' if saved else 'The last checkpoint is'} {path}; started again, the run goes on from there"
         )
 

@@ -23,6 +23,8 @@ class Task:
     counts: tuple[str, ...] = ("errors", "words")  # what `count` counts
     figure = "valid/wer"  # the lowest makes the best checkpoint; ties are decided by valid/loss
 
+    batch_key = "data.max_duration"  # the config key that makes batches smaller
+
     def schedules(self, config: Config) -> Mapping[str, Schedule]:
         """The weights of the loss terms."""
         return config.loss.schedules
@@ -44,10 +46,10 @@ class Task:
         return f"{clock(seconds)} of audio"
 
     def less_memory(self, config: Config) -> str:
-        """What to do when memory runs out; begins with a small letter, ends without a full stop."""
+        """What to do when memory runs out; without a full stop."""
         data = config.data
         return (
-            f"lower data.max_duration (now {data.max_duration:g}; trainer.accumulate={2 * config.trainer.accumulate} "
+            f"Lower data.max_duration (now {data.max_duration:g}; trainer.accumulate={2 * config.trainer.accumulate} "
             f"makes up for half of it) or data.max_seconds (now {data.max_seconds:g}), or set data.quadratic_duration; "
             "on a GPU trainer.precision=bf16 saves memory too"
         )

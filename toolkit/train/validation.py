@@ -44,8 +44,8 @@ def validate(
             if not is_out_of_memory(error):
                 raise
             raise RuntimeError(
-                f"out of memory on {world.device} in validation, on a batch of {batch.describe()}: "
-                "make the batches smaller"
+                f"out of memory on {world.device} in validation, on a batch of {batch.describe()}. "
+                f"Lower {task.batch_key}"
             ) from error
         for name, value in figures.items():
             sums[name] += value
