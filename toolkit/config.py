@@ -397,14 +397,34 @@ class LatticeConfig(Section):
 
 
 @dataclass
+class FastBeamConfig(Section):
+    """The methods fast_beam_search…: see toolkit/search/fast_beam.py."""
+
+    beam: float = 20.0
+    max_states: int = 64
+    max_contexts: int = 8
+    num_paths: int = 100  # n-best methods: paths drawn from a lattice
+    nbest_scale: float = 0.5  # less draws more varied paths
+    # Methods …_LG: a graph saved by toolkit.search.graphs.save_graph, or a text file with a phrase a line.
+    graph: Optional[str] = None
+    repeat: bool = True  # any number of the phrases of a text file in a row
+
+    def check(self) -> None:
+        require(self.beam > 0, "decoding.fast_beam.beam", self.beam, "more than 0")
+        for name in ("max_states", "max_contexts", "num_paths"):
+            require(getattr(self, name) >= 1, f"decoding.fast_beam.{name}", getattr(self, name), "at least 1")
+
+
+@dataclass
 class DecodingConfig(Section):
     methods: list[str] = field(default_factory=lambda: ["greedy_search", "modified_beam_search"])
-    max_symbols: int = 1  # greedy_search: symbols per frame; 0 means no limit
+    max_symbols: int = 1  # greedy_search, beam_search: symbols per frame; 0 means no limit
     beam: int = 4  # modified_beam_search, beam_search: hypotheses kept
     temperature: float = 1.0  # all transducer searches: logits are divided by it
     blank_penalty: float = 0.0  # all transducer searches: taken off the logit of blank
     merge: str = "log_add"  # alignments of the same tokens: "log_add" or "max"
     length_norm: bool = False  # rank the n-best list by score / (tokens + context size)
+    fast_beam: FastBeamConfig = field(default_factory=FastBeamConfig)
     max_duration: float = 200.0
     # Which model: "best", "last", an epoch number, or a path; `avg` averages that many epochs up to it.
     checkpoint: str = "best"

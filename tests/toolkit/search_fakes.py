@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+import ops
 from toolkit.config import DecoderConfig
 from toolkit.models.decoder import StatelessDecoder
 from toolkit.models.joiner import Joiner
@@ -84,3 +85,13 @@ def greedy_by_hand(
             frames.append(t)
             log_probs.append(float(log_probs_V[symbol]))
     return tokens, frames, log_probs, score
+
+
+def rnnt_score(model: FakeTransducer, encoder_TD: Tensor, tokens: list[int], rnnt_type: str) -> float:
+    """The total log-probability of `tokens` by the loss's own recursion."""
+    log_probs_TSV = torch.stack(
+        [torch.stack([model.step(encoder_D, tokens[:s]) for s in range(len(tokens) + 1)]) for encoder_D in encoder_TD]
+    )
+    symbols = torch.tensor([tokens], dtype=torch.int64)
+    loss = ops.rnnt_loss(log_probs_TSV[None], symbols, model.blank_id, rnnt_type=rnnt_type, reduction="none")
+    return -float(loss)

@@ -54,7 +54,9 @@ class Calibration:
         if self.ece is None:
             return "nothing recognized, no calibration"
         nce = "n/a" if self.nce is None else f"{self.nce:.3f}"
-        return f"{100 * self.accuracy:.1f} % correct, mean confidence {self.confidence:.3f}, ECE {self.ece:.3f}, NCE {nce}"
+        return (
+            f"{100 * self.accuracy:.1f} % correct, mean confidence {self.confidence:.3f}, ECE {self.ece:.3f}, NCE {nce}"
+        )
 
 
 def calibration(pairs: Sequence[Pair], num_bins: int = 10) -> Calibration:
@@ -65,7 +67,9 @@ def calibration(pairs: Sequence[Pair], num_bins: int = 10) -> Calibration:
     bins = []
     for i in range(num_bins):
         here = [(c, ok) for c, ok in pairs if min(int(c * num_bins), num_bins - 1) == i]
-        bins.append(Bin(i / num_bins, (i + 1) / num_bins, len(here), _mean(c for c, _ in here), _mean(o for _, o in here)))
+        bins.append(
+            Bin(i / num_bins, (i + 1) / num_bins, len(here), _mean(c for c, _ in here), _mean(o for _, o in here))
+        )
     n = len(pairs)
     accuracy = _mean(ok for _, ok in pairs)
     ece = sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / n if n else None
@@ -101,7 +105,9 @@ def _pairs(reference: Sequence[str], found: Sequence[str], confidences: Sequence
 def write_calibration(folder: Path, name: str, words: Sequence[Pair], tokens: Sequence[Pair]) -> dict[str, Calibration]:
     """`confidence-<name>.json` and, if there is matplotlib, the reliability diagram `confidence-<name>.png`."""
     found = {"words": calibration(words), "tokens": calibration(tokens)}
-    write_text(folder / f"confidence-{name}.json", json.dumps({k: asdict(v) for k, v in found.items()}, indent=1) + "\n")
+    write_text(
+        folder / f"confidence-{name}.json", json.dumps({k: asdict(v) for k, v in found.items()}, indent=1) + "\n"
+    )
     try:
         draw(found, folder / f"confidence-{name}.png", name)
     except ImportError:
@@ -121,7 +127,9 @@ def draw(calibrations: dict[str, Calibration], path: Path, title: str) -> None:
         above.plot([0, 1], [0, 1], color="gray", linestyle="--", linewidth=1)
         above.bar(places, [b.accuracy for b in used], width, edgecolor="white", color="tab:blue")
         above.plot([b.confidence for b in used], [b.accuracy for b in used], "o", color="tab:orange", markersize=4)
-        above.set(title=f"{name}: ECE {c.ece:.3f}" if c.ece is not None else f"{name}: none", ylabel="correct", ylim=(0, 1))
+        above.set(
+            title=f"{name}: ECE {c.ece:.3f}" if c.ece is not None else f"{name}: none", ylabel="correct", ylim=(0, 1)
+        )
         below.bar(places, [b.count for b in used], width, edgecolor="white", color="tab:gray")
         below.set(xlabel="confidence", ylabel="count", xlim=(0, 1))
     figure.suptitle(title)

@@ -23,7 +23,18 @@ from toolkit.data.batch import Batch
 from toolkit.eval.confidence import Pair, token_pairs, word_pairs, write_calibration
 from toolkit.eval.reports import ResultRow, markdown_table, write_reports, write_text
 from toolkit.eval.wer import Utterance, count_errors, word_errors
-from toolkit.search import LATTICE_METHODS, SEARCHES, Hypothesis, LatticeSearch, Word, check_methods, to_words
+from toolkit.search import (
+    CTC_SEARCHES,
+    LATTICE_METHODS,
+    ORACLES,
+    SEARCHES,
+    Hypothesis,
+    LatticeSearch,
+    Word,
+    check_methods,
+    to_words,
+)
+from toolkit.search.graphs import phrase_graph, read_phrases, save_graph
 from toolkit.search.lattice import lattice_settings, load_graphs
 from toolkit.search.posteriors import with_nbest_confidences
 
@@ -37,9 +48,11 @@ def decode(config: Config) -> list[ResultRow]:
 
     Writes recogs-, errs-, wer-summary-, timestamps- and confidence- files and wer.md into `output_dir(config)`, prints the
     table, returns its rows. Methods with an LM are tried with all of decoding.lattice.lm_scales; the scale with the fewest
-    errors on config.corpus.valid is reported, the others stand in wer-summary-. Before anything is decoded it raises ValueError on an unknown method, a method that the model has
-    no head for, or features of another kind than the model was trained on; FileNotFoundError if there is no such
-    checkpoint or a part has not been prepared.
+    errors on config.corpus.valid is reported, the others stand in wer-summary-.
+
+    Before anything is decoded it raises ValueError on an unknown method, a method that the model has no head for, or
+    features of another kind than the model was trained on; FileNotFoundError if there is no such checkpoint, no such
+    language model, or a part has not been prepared.
     """
     from toolkit.data.datamodule import DataModule
     from toolkit.train.checkpoint import load_model
@@ -56,6 +69,7 @@ def decode(config: Config) -> list[ResultRow]:
     check_features(config, trained)
     folder = output_dir(config)
     folder.mkdir(parents=True, exist_ok=True)
+    d = with_graph(d, tokenizer, folder)
     lattices = None
     if any(method in LATTICE_METHODS for method in d.methods):
         lattices = LatticeSearch(model, tokenizer, d.lattice, load_graphs(d.lattice, tokenizer, device, config.exp_dir))
@@ -109,13 +123,48 @@ def check_features(config: Config, trained: Config) -> None:
             raise ValueError(f"features.{key}={ours}: the model was trained with {theirs}")
 
 
+def with_graph(d: DecodingConfig, tokenizer: Any, folder: Path) -> DecodingConfig:
+    """Where d.fast_beam.graph is a list of phrases: compile it to folder/graph.pt, and name that instead.
+
+    Raises FileNotFoundError if there is no such file, ValueError naming a phrase that the tokens cannot spell.
+    """
+    graph = d.fast_beam.graph
+    if graph is None:
+        needing = [m for m in d.methods if m.startswith("fast_beam_search") and m.endswith("_LG")]
+        if needing:
+            raise ValueError(f"decoding.fast_beam.graph: {', '.join(needing)} need a decoding graph")
+        return d
+    if not Path(graph).is_file():
+        raise FileNotFoundError(f"decoding.fast_beam.graph: no {graph}")
+    if not graph.endswith(".txt"):
+        return d
+    phrases, scores = read_phrases(graph)
+    fsa = phrase_graph(phrases, tokenizer.encode, d.fast_beam.repeat, scores, tokenizer.unk_id)
+    save_graph(fsa, folder / "graph.pt")
+    return dataclasses.replace(d, fast_beam=dataclasses.replace(d.fast_beam, graph=str(folder / "graph.pt")))
+
+
 def describe_method(method: str, d: DecodingConfig, note: str = "") -> str:
     """The method with the settings that matter to it."""
-    beam = {"greedy_search": f"max_symbols {d.max_symbols or 'unlimited'}"}
-    beam |= dict.fromkeys(("modified_beam_search", "ctc_prefix_beam_search"), f"beam {d.beam}")
-    beam |= dict.fromkeys(("nbest", "nbest_rescoring", "nbest_oracle"), f"{d.lattice.num_paths} paths")
-    said = ", ".join(x for x in (beam.get(method, ""), note) if x)
-    return f"{method} ({said})" if said else method
+    fsa = d.fast_beam
+    settings = {
+        "greedy_search": f"max_symbols {d.max_symbols or 'unlimited'}",
+        **dict.fromkeys(("modified_beam_search", "ctc_prefix_beam_search"), f"beam {d.beam}"),
+        **dict.fromkeys(("nbest", "nbest_rescoring", "nbest_oracle"), f"{d.lattice.num_paths} paths"),
+        "beam_search": f"beam {d.beam}, max_symbols {d.max_symbols or 'unlimited'}",
+    }
+    if method.startswith("fast_beam_search"):
+        settings[method] = f"beam {fsa.beam:g}, max_states {fsa.max_states}, max_contexts {fsa.max_contexts}"
+        if "nbest" in method:
+            settings[method] += f", {fsa.num_paths} paths"
+    said = [settings[method]] if method in settings else []
+    if method in settings and method not in CTC_SEARCHES:
+        said += [f"{name} {value}" for name, value, usual in (
+            ("merge", d.merge, "log_add"), ("length_norm", d.length_norm, False), ("temperature", d.temperature, 1.0),
+            ("blank_penalty", d.blank_penalty, 0.0),
+        ) if value != usual]  # fmt: skip
+    said += [note] if note else []
+    return f"{method} ({', '.join(said)})" if said else method
 
 
 def describe(config: Config, device: torch.device) -> str:
@@ -128,7 +177,9 @@ def describe(config: Config, device: torch.device) -> str:
     )
 
 
-Run = tuple[str, str]  # a method and its setting, for instance ("1best_hlg", "lm_scale 0.6"); "" where there is one only
+Run = tuple[
+    str, str
+]  # a method and its setting, for instance ("1best_hlg", "lm_scale 0.6"); "" where there is one only
 
 
 @dataclass
@@ -185,6 +236,9 @@ def decode_batch(
         with clock(method):
             if lattices is not None and method in LATTICE_METHODS:
                 found = lattices(method, encoder_out_NTD, lens_N, batch.ids, batch.texts)
+            elif method in ORACLES:
+                references = [tokenizer.encode(text) for text in batch.texts]
+                found = {"": ORACLES[method](model, encoder_out_NTD, lens_N, d, references)}
             else:
                 found = {"": SEARCHES[method](model, encoder_out_NTD, lens_N, d)}
         for setting, results in found.items():
@@ -215,7 +269,11 @@ def report_part(
         runs = {}
         for setting in settings(method, d):
             where = "this set" if part in tuning else ", ".join(tuning)
-            note = f"{setting} chosen on {where}" if setting == chosen[method] and len(settings(method, d)) > 1 else setting
+            note = (
+                f"{setting} chosen on {where}"
+                if setting == chosen[method] and len(settings(method, d)) > 1
+                else setting
+            )
             runs[setting] = ResultRow(
                 method,
                 describe_method(method, d, note),

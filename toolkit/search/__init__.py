@@ -7,6 +7,9 @@ beam.py       modified_beam_search
 ctc_prefix.py ctc_prefix_beam_search
 lattice.py    LatticeSearch: 1best, 1best_hlg, nbest, nbest_rescoring, whole_lattice_rescoring, nbest_oracle
 posteriors.py confidences from lattices and n-best lists
+best_first.py beam_search (Graves'; S symbols a frame)
+fast_beam.py  fast_beam_search, …_nbest, …_nbest_oracle: on decoding graphs, to lattices
+graphs.py     decoding graphs from lists of phrases, and in files
 words.py      tokens with times → words with times
 
 `SEARCHES` names them for configs: a new search is one function and one line here.
@@ -19,35 +22,76 @@ from typing import Any
 
 from torch import Tensor
 
+from ops import Fsa
 from toolkit.config import DecodingConfig, LatticeConfig
 from toolkit.search.beam import modified_beam_search
+from toolkit.search.best_first import beam_search
 from toolkit.search.ctc_prefix import ctc_prefix_beam_search
+from toolkit.search.fast_beam import (
+    FastBeam,
+    fast_beam_search,
+    fast_beam_search_lattice,
+    fast_beam_search_nbest,
+    fast_beam_search_nbest_oracle,
+)
+from toolkit.search.graphs import load_graph, phrase_graph, save_graph
 from toolkit.search.greedy import ctc_greedy_search, greedy_search
 from toolkit.search.lattice import LATTICE_METHODS, LatticeSearch, check_graphs
 from toolkit.search.result import Hypothesis, SearchResult
 from toolkit.search.words import Word, to_words
 
 __all__ = [
+    "CTC_SEARCHES",
     "LATTICE_METHODS",
+    "ORACLES",
     "SEARCHES",
+    "FastBeam",
     "Hypothesis",
     "LatticeSearch",
     "SearchResult",
     "Word",
+    "beam_search",
     "check_methods",
     "ctc_greedy_search",
     "ctc_prefix_beam_search",
+    "fast_beam_search",
+    "fast_beam_search_lattice",
+    "fast_beam_search_nbest",
+    "fast_beam_search_nbest_oracle",
     "greedy_search",
+    "load_graph",
     "modified_beam_search",
+    "phrase_graph",
+    "save_graph",
     "to_words",
 ]
 
 Search = Callable[[Any, Tensor, Tensor, DecodingConfig], list[SearchResult]]
 
 
-def _softmax(config: DecodingConfig) -> dict[str, float]:
+def _softmax(config: DecodingConfig) -> dict[str, Any]:
     """The options of every transducer search."""
     return {"temperature": config.temperature, "blank_penalty": config.blank_penalty}
+
+
+def _bounds(config: DecodingConfig) -> FastBeam:
+    return FastBeam(config.fast_beam.beam, config.fast_beam.max_states, config.fast_beam.max_contexts)
+
+
+def _graph(config: DecodingConfig) -> Fsa:
+    if config.fast_beam.graph is None:
+        raise ValueError("decoding.fast_beam.graph: the methods …_LG need a decoding graph")
+    return load_graph(config.fast_beam.graph)
+
+
+def _nbest(config: DecodingConfig) -> dict[str, Any]:
+    return {
+        "num_paths": config.fast_beam.num_paths,
+        "nbest_scale": config.fast_beam.nbest_scale,
+        "merge": config.merge,
+        "length_norm": config.length_norm,
+        **_softmax(config),
+    }
 
 
 SEARCHES: dict[str, Search] = {
@@ -57,22 +101,43 @@ SEARCHES: dict[str, Search] = {
     "modified_beam_search": lambda model, enc, lens, config: modified_beam_search(
         model, enc, lens, config.beam, config.length_norm, merge=config.merge, **_softmax(config)
     ),
+    "beam_search": lambda model, enc, lens, config: beam_search(
+        model, enc, lens, config.beam, config.max_symbols, config.length_norm, merge=config.merge, **_softmax(config)
+    ),
+    "fast_beam_search": lambda model, enc, lens, config: fast_beam_search(
+        model, enc, lens, None, _bounds(config), **_softmax(config)
+    ),
+    "fast_beam_search_nbest": lambda model, enc, lens, config: fast_beam_search_nbest(
+        model, enc, lens, None, _bounds(config), **_nbest(config)
+    ),
+    "fast_beam_search_LG": lambda model, enc, lens, config: fast_beam_search(
+        model, enc, lens, _graph(config), _bounds(config), **_softmax(config)
+    ),
+    "fast_beam_search_nbest_LG": lambda model, enc, lens, config: fast_beam_search_nbest(
+        model, enc, lens, _graph(config), _bounds(config), **_nbest(config)
+    ),
     "ctc_greedy_search": lambda model, enc, lens, config: ctc_greedy_search(model, enc, lens),
     "ctc_prefix_beam_search": lambda model, enc, lens, config: ctc_prefix_beam_search(model, enc, lens, config.beam),
 }
 CTC_SEARCHES = {"ctc_greedy_search", "ctc_prefix_beam_search", *LATTICE_METHODS}  # those that read the CTC head
+# Those that are told what was said (token ids of each utterance): how good a lattice is.
+ORACLES: dict[str, Callable[[Any, Tensor, Tensor, DecodingConfig, list[list[int]]], list[SearchResult]]] = {
+    "fast_beam_search_nbest_oracle": lambda model, enc, lens, config, references: fast_beam_search_nbest_oracle(
+        model, enc, lens, references, None, _bounds(config), **_nbest(config)
+    ),
+}
 
 
 def check_methods(
     methods: list[str], has_ctc: bool, has_transducer: bool = True, lattice: LatticeConfig | None = None
 ) -> None:
     """Raise ValueError naming what is wrong with `decoding.methods`, so that it is said before an hour of decoding."""
+    known = [*SEARCHES, *ORACLES, *LATTICE_METHODS]
     if not methods:
-        raise ValueError(f"decoding.methods is empty: expected some of {', '.join([*SEARCHES, *LATTICE_METHODS])}")
+        raise ValueError(f"decoding.methods is empty: expected some of {', '.join(known)}")
     for method in methods:
-        if method not in SEARCHES and method not in LATTICE_METHODS:
-            known = ", ".join([*SEARCHES, *LATTICE_METHODS])
-            raise ValueError(f"decoding.methods: {method!r} is not a search; known: {known}")
+        if method not in known:
+            raise ValueError(f"decoding.methods: {method!r} is not a search; known: {', '.join(known)}")
         if method in CTC_SEARCHES and not has_ctc:
             raise ValueError(
                 f"decoding.methods: {method!r} needs a CTC head; this model has none (model.ctc_head=false)"

@@ -5,7 +5,7 @@ Legend: N utterances, T encoder frames, D encoder dim, J joiner dim, B beam, V v
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from toolkit.search.predictor import Predictor, check_encoder_out
 from toolkit.search.result import Hypothesis, SearchResult
+from toolkit.search.scorers import Scorer, reorder
+from toolkit.search.scorers import combine as combine_scorers
 
 # A token sequence is known by a 64-bit hash, h(y·v) = h(y) * MULTIPLIER + (v + 1) * INCREMENT (mod 2^64); two different
 # ones of an utterance meet with a probability of about 2^-64 a pair.
@@ -68,6 +70,7 @@ def modified_beam_search(
     merge: str = "log_add",
     temperature: float = 1.0,
     blank_penalty: float = 0.0,
+    scorers: Sequence[Scorer] = (),
 ) -> list[SearchResult]:
     """Beam search of the modified transducer: every frame emits blank or one symbol (arXiv 2211.00484, section 3).
 
@@ -81,6 +84,7 @@ def modified_beam_search(
     symbol a frame all hypotheses of an utterance are products of equally many probabilities, so there is no length to
     make up for.
     temperature, blank_penalty: see `Predictor`.
+    scorers: see scorers.py; what they say is part of a hypothesis's score, and at its end what they say of that.
     Returns N results of up to `beam` hypotheses, best first; `score` is what they are ranked by.
     Raises ValueError on shapes that do not fit or an option out of range.
     """
@@ -99,17 +103,19 @@ def modified_beam_search(
     predictor = Predictor(model, device, temperature=temperature, blank_penalty=blank_penalty)
     encoder_NTJ = predictor.project(encoder_out_NTD[order_N.to(device), :num_frames])
     beams = _start(predictor, len(lens_N), beam)
+    scorer = combine_scorers(scorers, predictor.vocab_size, predictor.blank_id)
+    scoring = _Scoring(scorer, order_N.to(device), beam) if scorer else None
     finished: list[Tensor] = []
     steps: list[_Step] = []
     n = len(lens_N)
     for t, still in enumerate(running_T):
         if still < n:
-            finished.append(beams.scores_NB[still:])
+            finished.append(beams.scores_NB[still:] + (scoring.final(still) if scoring else 0.0))
             beams = beams.map(lambda x: x[:still])  # noqa: B023
             n = still
-        beams, step = _advance(predictor, encoder_NTJ[:n, t], beams, combine)
+        beams, step = _advance(predictor, encoder_NTJ[:n, t], beams, combine, scoring)
         steps.append(step)
-    finished.append(beams.scores_NB)
+    finished.append(beams.scores_NB + (scoring.final(0) if scoring else 0.0))
     scores_NB = torch.cat(finished[::-1]).cpu()
     sorted_results = _trace_back(steps, scores_NB, predictor, length_norm)
     results: list[SearchResult] = [sorted_results[0]] * len(lens_N)
@@ -132,14 +138,42 @@ def _start(predictor: Predictor, n: int, beam: int) -> _Beams:
     )
 
 
-def _advance(predictor: Predictor, encoder_NJ: Tensor, beams: _Beams, combine: Combine) -> tuple[_Beams, _Step]:
+class _Scoring:
+    """A scorer with the hypotheses of a beam as its rows: row n * B + b is slot b of utterance n."""
+
+    def __init__(self, scorer: Scorer, order_N: Tensor, beam: int) -> None:
+        self.scorer, self.beam = scorer, beam
+        state = scorer.init(len(order_N), order_N.device)
+        self.state = reorder(scorer, state, order_N.repeat_interleave(beam))
+
+    def log_probs(self, n: int) -> Tensor:
+        return self.scorer.log_probs(self.state).view(n, self.beam, -1)
+
+    def advance(self, previous_NB: Tensor, token_NB: Tensor) -> None:
+        first_row_N1 = torch.arange(len(previous_NB), device=previous_NB.device)[:, None] * self.beam
+        rows = (first_row_N1 + previous_NB).view(-1)
+        _, self.state = self.scorer.advance(self.state, rows, token_NB.view(-1))
+
+    def final(self, still: int) -> Tensor:
+        """What the ends of all utterances from number `still` on add; their rows are dropped."""
+        final_NB = self.scorer.final(self.state).view(-1, self.beam)
+        self.state = reorder(self.scorer, self.state, torch.arange(still * self.beam, device=final_NB.device))
+        return final_NB[still:]
+
+
+def _advance(
+    predictor: Predictor, encoder_NJ: Tensor, beams: _Beams, combine: Combine, scoring: _Scoring | None = None
+) -> tuple[_Beams, _Step]:
     """Read one frame: extend all hypotheses by blank or a symbol, merge equal ones, keep the best B."""
     n, b = beams.scores_NB.shape
     blank = predictor.blank_id
     decoder_NBJ = predictor.decode(beams.contexts_NB)
     log_probs_NBV = predictor.log_probs(encoder_NJ[:, None], decoder_NBJ)
     v = log_probs_NBV.shape[2]
-    totals_NC = (log_probs_NBV + beams.scores_NB[:, :, None]).view(n, b * v)  # C = B * V candidates
+    totals_NBV = log_probs_NBV + beams.scores_NB[:, :, None]
+    if scoring:
+        totals_NBV += scoring.log_probs(n)
+    totals_NC = totals_NBV.view(n, b * v)  # C = B * V candidates
     origin_NB, heavier_NB = _merge(totals_NC, beams, blank, v, combine)
 
     scores_NB, chosen_NB = totals_NC.topk(b, dim=1)
@@ -150,6 +184,8 @@ def _advance(predictor: Predictor, encoder_NJ: Tensor, beams: _Beams, combine: C
     origin_token_NB = torch.where(through_parent_NB, beams.last_NB.gather(1, previous_NB), token_NB)
     origin_log_prob_NB = log_probs_NBV.view(n, b * v).gather(1, origin_NB * v + origin_token_NB)
 
+    if scoring:
+        scoring.advance(previous_NB, token_NB)
     emit_NB = token_NB != blank
     old = beams.map(lambda x: x.gather(1, previous_NB))
     new = _Beams(

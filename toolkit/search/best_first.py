@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,11 @@ from toolkit.search.beam import merging
 from toolkit.search.greedy import UNLIMITED
 from toolkit.search.predictor import Predictor, check_encoder_out
 from toolkit.search.result import Hypothesis, SearchResult
+from toolkit.search.scorers import Scorer, ScorerPool, combine, reorder
 
-Row = tuple[float, list[int], list[float]]  # log-probability of blank; the best other symbols with theirs
-Requests = list[tuple[int, int]]  # frame, context
+# Log-probability of blank; the best other symbols, what they add to the score, and their log-probabilities.
+Row = tuple[float, list[int], list[float], list[float]]
+Requests = list[tuple[int, int, tuple[int, ...]]]  # frame, context, tokens
 
 
 @dataclass(slots=True)
@@ -46,9 +48,9 @@ class _Hyp:
     trace: _Trace | None
     count: int = 0  # symbols emitted at this frame
 
-    def then(self, token: int, log_prob: float, frame: int, context: int, count: int) -> _Hyp:
+    def then(self, token: int, added: float, log_prob: float, frame: int, context: int, count: int) -> _Hyp:
         trace = _Trace(token, frame, log_prob, self.trace)
-        return _Hyp((*self.tokens, token), context, self.score + log_prob, trace, count)
+        return _Hyp((*self.tokens, token), context, self.score + added, trace, count)
 
 
 @torch.inference_mode()
@@ -64,6 +66,7 @@ def beam_search(
     forced_blank: bool = False,
     temperature: float = 1.0,
     blank_penalty: float = 0.0,
+    scorers: Sequence[Scorer] = (),
 ) -> list[SearchResult]:
     """The best hypotheses with at most `max_symbols` symbols a frame (0 or None: no limit, see greedy.UNLIMITED).
 
@@ -79,6 +82,7 @@ def beam_search(
     merge: "log_add": a hypothesis weighs what its alignments weigh together; "max": what the best does.
     length_norm: rank the final n-best list by score / (tokens + context size).
     temperature, blank_penalty: see `Predictor`.
+    scorers: see scorers.py; what they say is part of a hypothesis's score, and at its end what they say of that.
     Returns N results of up to `beam` hypotheses, best first; timestamps and log-probabilities of a merged one are those
     of the heavier side. Raises ValueError on shapes that do not fit or an option out of range.
     """
@@ -95,17 +99,26 @@ def beam_search(
         return (context * predictor.vocab_size + token) % predictor.num_contexts
 
     searches = [
-        _search(n, start, follow, beam, max_symbols or UNLIMITED, forced_blank, merge == "log_add")
+        _search(n, start, follow, beam, max_symbols or UNLIMITED, forced_blank, merge == "log_add", bool(scorers))
         for n in lens_N.tolist()
     ]
-    kept = _drive(searches, predictor, predictor.project(encoder_out_NTD), min(beam, predictor.vocab_size - 1))
+    scorer = combine(scorers, predictor.vocab_size, predictor.blank_id)
+    pool = ScorerPool(scorer, len(lens_N), predictor.device) if scorer else None
+    kept = _drive(searches, predictor, predictor.project(encoder_out_NTD), min(beam, predictor.vocab_size - 1), pool)
+    if pool:
+        for i, hyps in enumerate(kept):
+            rows = pool.rows([(i, hyp.tokens) for hyp in hyps])
+            for hyp, final in zip(hyps, pool.scorer.final(pool.state)[rows].tolist()):
+                hyp.score += final
     return [_result(hyps, predictor.context_size if length_norm else None) for hyps in kept]
 
 
 Search = Generator[Requests, list[Row], list[_Hyp]]
 
 
-def _drive(searches: list[Search], predictor: Predictor, encoder_NTJ: Tensor, k: int) -> list[list[_Hyp]]:
+def _drive(
+    searches: list[Search], predictor: Predictor, encoder_NTJ: Tensor, k: int, pool: ScorerPool | None
+) -> list[list[_Hyp]]:
     """Run all searches to their ends, evaluating what all of them ask for at once."""
     kept: dict[int, list[_Hyp]] = {}
     answers: dict[int, Any] = dict.fromkeys(range(len(searches)))
@@ -116,8 +129,12 @@ def _drive(searches: list[Search], predictor: Predictor, encoder_NTJ: Tensor, k:
                 asked[i] = searches[i].send(rows)
             except StopIteration as end:
                 kept[i] = end.value
-        places = [(i, t, context) for i, requests in asked.items() for t, context in requests]
-        rows = _evaluate(places, predictor, encoder_NTJ, k) if places else []
+        places = [(i, t, context) for i, requests in asked.items() for t, context, _ in requests]
+        added_RV = None
+        if pool and places:
+            rows_R = pool.rows([(i, tokens) for i, requests in asked.items() for _, _, tokens in requests])
+            added_RV = pool.scorer.log_probs(reorder(pool.scorer, pool.state, rows_R))
+        rows = _evaluate(places, predictor, encoder_NTJ, k, added_RV) if places else []
         answers, first = {}, 0
         for i, requests in asked.items():
             answers[i] = rows[first : first + len(requests)]
@@ -125,13 +142,16 @@ def _drive(searches: list[Search], predictor: Predictor, encoder_NTJ: Tensor, k:
     return [kept[i] for i in range(len(searches))]
 
 
-def _evaluate(places: list[tuple[int, int, int]], predictor: Predictor, encoder_NTJ: Tensor, k: int) -> list[Row]:
+def _evaluate(
+    places: list[tuple[int, int, int]], predictor: Predictor, encoder_NTJ: Tensor, k: int, added_RV: Tensor | None
+) -> list[Row]:
     utterance_R, frame_R, context_R = torch.tensor(places, device=predictor.device).unbind(1)
     log_probs_RV = predictor.log_probs(encoder_NTJ[utterance_R, frame_R], predictor.decode(context_R))
     blank_R = log_probs_RV[:, predictor.blank_id].clone()
     log_probs_RV[:, predictor.blank_id] = -torch.inf
-    best_RK, symbol_RK = log_probs_RV.topk(k, dim=1)
-    return list(zip(blank_R.tolist(), symbol_RK.tolist(), best_RK.tolist()))
+    best_RK, symbol_RK = (log_probs_RV if added_RV is None else log_probs_RV + added_RV).topk(k, dim=1)
+    log_prob_RK = log_probs_RV.gather(1, symbol_RK)
+    return list(zip(blank_R.tolist(), symbol_RK.tolist(), best_RK.tolist(), log_prob_RK.tolist()))
 
 
 def _search(
@@ -142,29 +162,31 @@ def _search(
     limit: int,
     forced_blank: bool,
     log_add: bool,
+    by_tokens: bool,
 ) -> Search:
-    """One utterance, as a coroutine that is sent what it asks for."""
+    """One utterance, as a coroutine that is sent what it asks for: by context or, with scorers, by all tokens."""
     hyps = [_Hyp((), start, 0.0, None)]
     for t in range(num_frames):
-        rows: dict[int, Row] = {}
+        rows: dict[Any, Row] = {}
         before, after = _Agenda(log_add), _Agenda(log_add)  # Graves' A and B
         for hyp in hyps:
             before.add(_Hyp(hyp.tokens, hyp.context, hyp.score, hyp.trace))
-        asked = list(dict.fromkeys(hyp.context for hyp in hyps))
-        rows.update(zip(asked, (yield [(t, context) for context in asked])))
+        asked = {hyp.tokens if by_tokens else hyp.context: hyp for hyp in hyps}
+        rows.update(zip(asked, (yield [(t, hyp.context, hyp.tokens) for hyp in asked.values()])))
         while (hyp := before.pop_best()) is not None:
             if after.count_better(hyp.score, beam) >= beam:
                 break
-            if hyp.context not in rows:
-                (rows[hyp.context],) = yield [(t, hyp.context)]
-            blank, symbols, log_probs = rows[hyp.context]
+            key = hyp.tokens if by_tokens else hyp.context
+            if key not in rows:
+                (rows[key],) = yield [(t, hyp.context, hyp.tokens)]
+            blank, symbols, added, log_probs = rows[key]
             after.add(_Hyp(hyp.tokens, hyp.context, hyp.score + blank, hyp.trace))
             if hyp.count == limit:
                 continue
             count = hyp.count + 1
             full = count == limit and not forced_blank
-            for symbol, log_prob in zip(symbols, log_probs):
-                longer = hyp.then(symbol, log_prob, t, follow(hyp.context, symbol), 0 if full else count)
+            for symbol, gain, log_prob in zip(symbols, added, log_probs):
+                longer = hyp.then(symbol, gain, log_prob, t, follow(hyp.context, symbol), 0 if full else count)
                 (after if full else before).add(longer)
         hyps = after.best(beam)
     return hyps
@@ -201,11 +223,11 @@ class _Agenda:
 
     def pop_best(self) -> _Hyp | None:
         while self.heap:
-            score, *key = heapq.heappop(self.heap)
-            hyp = self.hyps.get((key[0], key[1]))
+            score, tokens, count = heapq.heappop(self.heap)
+            hyp = self.hyps.get((tokens, count))
             if hyp is not None and hyp.score == -score:
-                del self.hyps[key[0], key[1]]
-                self.taken.add((key[0], key[1]))
+                del self.hyps[tokens, count]
+                self.taken.add((tokens, count))
                 return hyp
         return None
 

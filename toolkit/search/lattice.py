@@ -65,7 +65,9 @@ def check_graphs(methods: Sequence[str], config: LatticeConfig) -> None:
             raise FileNotFoundError(f"decoding.lattice.{key}: no {path}")
 
 
-def load_graphs(config: LatticeConfig, tokenizer: Any, device: torch.device, folder: Path | None = None) -> DecodingGraphs:
+def load_graphs(
+    config: LatticeConfig, tokenizer: Any, device: torch.device, folder: Path | None = None
+) -> DecodingGraphs:
     """HLG of the words of config.ngram, spelled by the tokenizer, and G of config.rescore_ngram, as far as they are given.
 
     HLG is kept in `folder`, as long as what it was made of stays the same. Words that the tokens cannot spell, and words

@@ -54,18 +54,31 @@ def reorder(scorer: Scorer, state: Any, rows_B: Tensor) -> Any:
     return scorer.advance(state, rows_B, torch.full_like(rows_B, scorer.blank_id))[1]
 
 
-@torch.inference_mode()
-def score_sequences(scorer: Scorer, sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Tensor:
-    """The scorer's total (B,) of whole token sequences, their ends included; what re-ranking an n-best list needs.
-
-    A scorer with one list of phrases an utterance wants sequence i to be of utterance i.
-    """
-    lens_B = torch.tensor([len(s) for s in sequences], dtype=torch.int64)
-    tokens_BU = torch.full((len(sequences), int(lens_B.max()) if len(lens_B) else 0), scorer.blank_id)
+def padded(sequences: Sequence[Sequence[int]], fill: int) -> Tensor:
+    """Sequences of tokens as (B, U), int64."""
+    tokens_BU = torch.full((len(sequences), max(map(len, sequences), default=0)), fill)
     for i, s in enumerate(sequences):
         tokens_BU[i, : len(s)] = torch.tensor(s, dtype=torch.int64)
-    tokens_BU = tokens_BU.to(device)
-    state = scorer.init(len(sequences), device)
+    return tokens_BU
+
+
+@torch.inference_mode()
+def score_sequences(
+    scorer: Scorer,
+    sequences: Sequence[Sequence[int]],
+    device: torch.device | str = "cpu",
+    utterances: Sequence[int] | None = None,
+) -> Tensor:
+    """The scorer's total (B,) of whole token sequences, their ends included; what re-ranking an n-best list needs.
+
+    utterances: the utterance of each sequence, counted from 0, the last one's being the last; default: one each.
+    """
+    tokens_BU = padded(sequences, scorer.blank_id).to(device)
+    if utterances is None:
+        state = scorer.init(len(sequences), device)
+    else:
+        whose_B = torch.tensor(list(utterances), dtype=torch.int64, device=device)
+        state = reorder(scorer, scorer.init(max(utterances, default=-1) + 1, device), whose_B)
     rows_B = torch.arange(len(sequences), device=device)
     total_B = torch.zeros(len(sequences), device=device)
     for tokens_B in tokens_BU.unbind(1):
@@ -127,6 +140,44 @@ def combine(scorers: Sequence[Scorer], vocab_size: int, blank_id: int) -> Scorer
     if len(scorers) <= 1:
         return scorers[0] if scorers else None
     return SumScorer(scorers, [1.0] * len(scorers))
+
+
+class ScorerPool:
+    """Rows of a scorer by (utterance, tokens), for searches on the host: made as they are asked for, each from the row
+    of the tokens before its last one. Beyond `limit` rows those that have not been asked for the longest are dropped.
+    """
+
+    def __init__(self, scorer: Scorer, num_utterances: int, device: torch.device, limit: int = 4096) -> None:
+        self.scorer, self.limit, self.device = scorer, limit + num_utterances, device
+        self.state = scorer.init(num_utterances, device)
+        self.roots = {(i, ()): i for i in range(num_utterances)}
+        self.row: dict[tuple[int, tuple[int, ...]], int] = dict(self.roots)  # the latest asked for stand last
+
+    def rows(self, keys: Sequence[tuple[int, tuple[int, ...]]]) -> Tensor:
+        """The row of each key in `state`."""
+        if len(self.row) + len(keys) > self.limit:
+            kept = self.roots | dict(list(self.row.items())[-self.limit // 2 :])
+            self.state = reorder(self.scorer, self.state, torch.tensor(list(kept.values()), device=self.device))
+            self.row = {key: i for i, key in enumerate(kept)}
+            self.roots = {key: self.row[key] for key in self.roots}
+        missing: dict[int, dict[tuple[int, tuple[int, ...]], None]] = {}  # by length
+        for i, tokens in keys:
+            while (i, tokens) not in self.row and (i, tokens) not in missing.setdefault(len(tokens), {}):
+                missing[len(tokens)][i, tokens] = None
+                tokens = tokens[:-1]
+        for length in sorted(missing):
+            new = list(missing[length])
+            if new:
+                old = len(self.row)
+                parents = [*range(old), *(self.row[i, tokens[:-1]] for i, tokens in new)]
+                last = [self.scorer.blank_id] * old + [tokens[-1] for _, tokens in new]
+                _, self.state = self.scorer.advance(
+                    self.state, torch.tensor(parents, device=self.device), torch.tensor(last, device=self.device)
+                )
+                self.row |= {key: old + i for i, key in enumerate(new)}
+        for key in keys:
+            self.row[key] = self.row.pop(key)
+        return torch.tensor([self.row[key] for key in keys], dtype=torch.int64, device=self.device)
 
 
 # --------------------------------------------------------------------------------------------------------- automata
