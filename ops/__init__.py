@@ -22,6 +22,7 @@ from ops.algorithms import (
     top_sort,
     union,
 )
+from ops.ctc_decoder import CTCDecoder, CTCDecoderLM, CTCDecoderLMState, CTCHypothesis, ctc_decoder
 from ops.ctc_loss import CtcLoss, ctc_loss
 from ops.dense import DenseFsaVec, convert_dense_to_fsa_vec, intersect_dense, intersect_dense_pruned
 from ops.depthwise_conv1d import depthwise_conv1d
@@ -100,6 +101,10 @@ from ops.topologies import (
 from ops.utils import index_fsa, monotonic_lower_bound, random_fsa, random_fsa_vec
 
 __all__ = [
+    "CTCDecoder",
+    "CTCDecoderLM",
+    "CTCDecoderLMState",
+    "CTCHypothesis",
     "CtcLoss",
     "DecodeStateInfo",
     "DenseFsaVec",
@@ -126,6 +131,7 @@ __all__ = [
     "convert_dense_to_fsa_vec",
     "create_fsa_vec",
     "create_sparse",
+    "ctc_decoder",
     "ctc_graph",
     "ctc_loss",
     "ctc_topo",

@@ -60,8 +60,8 @@ def ctc_loss(
 def _label_sequences(graph: Fsa, dense: DenseFsaVec, delay_penalty: float) -> tuple[Tensor, Tensor, Tensor] | None:
     """(token_splits, tokens, skips) if all graphs are CTC graphs of label sequences without scores, one a segment."""
     vec = graph.as_vec()
-    plain = vec._shape.dim0 == dense.dim0() and graph.device.type == "cpu" and dense.device.type == "cpu"
-    if not plain or graph.requires_grad or bool(graph.scores.any()):
+    paired = vec._shape.dim0 == dense.dim0() and graph.device == dense.device
+    if not paired or graph.requires_grad or bool(graph.scores.any()):
         return None
     aux = getattr(graph, "aux_labels", None) if delay_penalty != 0.0 else None
     if delay_penalty != 0.0 and not (isinstance(aux, Tensor) and aux.dtype == torch.int32):

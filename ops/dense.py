@@ -192,13 +192,16 @@ def _intersect_dense(
     else:
         raise ValueError(f"intersect_dense: {num_a} graphs for {num_b} segments: need one, or one for each")
     log_probs = b_fsas.log_probs
+    float32 = graphs.scores.dtype == log_probs.dtype == torch.float32
     inputs = (
         *graphs.splits(), graphs.arcs3, graphs.scores.detach().float().contiguous(),
         log_probs.detach().float().contiguous(), b_fsas.segments.to(graphs.device), a_index.int().to(graphs.device),
         b_index.int().to(graphs.device), search_beam, output_beam, min_active, max_active, allow_partial,
     )  # fmt: skip
     if history is None:
-        *arcs, map_a, frame, values = call("fsa_intersect_dense", *inputs)
+        names = seqframe_idx_name is not None or frame_idx_name is not None
+        want_frame = names or ret_arc_maps or graphs.requires_grad or log_probs.requires_grad or not float32
+        *arcs, map_a, frame, values = call("fsa_intersect_dense", *inputs, want_frame)
     else:
         *arcs, map_a, frame, values, history = _go_on(inputs, history)
     shape, arcs3 = arcs_of(arcs, vec=True)
@@ -213,7 +216,7 @@ def _intersect_dense(
         label = arcs3[:, 2].long()
         return torch.where(label >= 0, ((index * T + start) + frame) * C + label, -1)
 
-    if graphs.scores.dtype == log_probs.dtype == torch.float32:
+    if float32:
         scores = _ArcScores.apply(graphs.scores, log_probs, values, map_a, place)
     else:
         scores = pick(graphs.scores, map_a) + pick(log_probs.reshape(-1), place())

@@ -63,7 +63,7 @@ class NgramLM:
         self.order = order
         self.start_state = start_state
         self.kenlm_handle = kenlm
-        self._words_bytes = words if isinstance(words, bytes) else "".join(f"{w}\n" for w in words).encode()
+        self.words_bytes = words if isinstance(words, bytes) else "".join(f"{w}\n" for w in words).encode()
         self._end_word = end_word
         if kenlm is None:
             assert tensors is not None
@@ -146,7 +146,7 @@ class NgramLM:
 
     @functools.cached_property
     def words(self) -> list[str]:
-        return self._words_bytes.decode("utf-8", "surrogateescape").split("\n")[:-1]
+        return self.words_bytes.decode("utf-8", "surrogateescape").split("\n")[:-1]
 
     @functools.cached_property
     def ids(self) -> dict[str, int]:

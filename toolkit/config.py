@@ -374,8 +374,13 @@ class LmConfig(Section):
 
 @dataclass
 class LatticeConfig(Section):
-    """Methods of toolkit/search/lattice.py, which decode the CTC head by graphs."""
+    """Methods of toolkit/search/lattice.py, which decode the CTC head by graphs.
 
+    Language models are word n-grams as ARPA: of train_lm.py with lm=ngram lm.unit=word, or of any other origin.
+    """
+
+    ngram: Optional[str] = None  # inside HLG; its words, spelled by the model's tokens, are the vocabulary
+    rescore_ngram: Optional[str] = None  # the larger one of nbest_rescoring and whole_lattice_rescoring
     search_beam: float = 20.0
     output_beam: float = 8.0
     min_active_states: int = 30

@@ -36,7 +36,7 @@ struct DenseOutput {
   int32_t first_arc;      // arcs of the utterances before
   int32_t* state_splits;  // one a state
   Arc* arcs;
-  int32_t *map_a, *frame;  // the arc of the graph (-1: none); the frame, num_frames for arcs into the final state
+  int32_t *map_a, *frame;  // the arc of the graph (-1: none); if not null, the frame, num_frames for arcs into the final state
   float* scores;
 };
 
@@ -67,34 +67,37 @@ class DenseIntersecter {
       for (int32_t t = dense_.num_frames - 1; t >= 0; --t) retreat(t);
       number();
     }
-    state_score_ = {};  // the result is what stays in memory, not tables over the graph's states
-    state_token_ = {};
+    release(&state_score_);  // the result is what stays in memory, not tables over the graph's states
+    release(&state_token_);
   }
 
   int32_t num_states() const { return num_states_; }
   int64_t num_arcs() const { return num_arcs_; }
 
-  void write(const DenseOutput& out) const {
+  void write(const DenseOutput& out) {
     if (num_states_ == 0) return;
+    state_token_.resize(graph_.num_states);
     int32_t k = 0;
     for (int32_t t = 0; t <= dense_.num_frames; ++t) {
       const bool last = t == dense_.num_frames;
       const float* frame = dense_.scores + t * dense_.stride;
+      number_states(t + 1);
       for (size_t i = 0; i < frames_[t].size(); ++i) {
         const Token& from = frames_[t][i];
         if (from.number < 0) continue;
         out.state_splits[from.number] = out.first_arc + k;
         for (int32_t j = i == 0 ? 0 : frames_[t][i - 1].links_end; j < from.links_end; ++j, ++k) {
-          const Link& link = links_[t][j];
-          const int32_t label = last ? -1 : graph_.arcs[link.arc].label;
-          out.arcs[k] = {from.number, frames_[t + 1][link.dest].number, label};
-          out.map_a[k] = link.arc;
-          out.frame[k] = t;
-          out.scores[k] = (link.arc < 0 ? 0.0f : arc_scores_[link.arc]) + (last ? 0.0f : frame[label]);
+          const int32_t a = links_[t][j], label = last ? -1 : graph_.arcs[a].label;
+          out.arcs[k] = {from.number, last ? num_states_ - 1 : state_token_[graph_.arcs[a].dest], label};
+          out.map_a[k] = a;
+          if (out.frame) out.frame[k] = t;
+          out.scores[k] = (a < 0 ? 0.0f : arc_scores_[a]) + (last ? 0.0f : frame[label]);
         }
       }
     }
     out.state_splits[num_states_ - 1] = out.first_arc + k;
+    release(&links_);
+    release(&state_token_);
   }
 
   TokenHistory history() const {
@@ -115,15 +118,20 @@ class DenseIntersecter {
     int32_t number = -1;     // in the result; -2: reached, number to come
     int32_t links_end = 0;   // of the links that leave it, which follow those of the token before
   };
-  struct Link {
-    int32_t dest, arc;  // the token within its frame
-  };
+
+  template <typename T>
+  static void release(std::vector<T>* v) { std::vector<T>().swap(*v); }
 
   // The frame's scores by label + 1, so that label -1, which takes no frame, needs no test. nan counts as -inf.
   const float* row(int32_t t) {
     const float* frame = dense_.scores + t * dense_.stride;
     for (int32_t c = 0; c < dense_.num_labels; ++c) row_[c + 1] = frame[c] > kNone ? frame[c] : kNone;
     return row_.data() + 1;
+  }
+
+  // By state, the number in the result of the tokens before frame t.
+  void number_states(int32_t t) {
+    for (const Token& token : frames_[t]) state_token_[token.state] = token.number;
   }
 
   void advance(int32_t t) {
@@ -196,12 +204,12 @@ class DenseIntersecter {
       for (const Token& token : last) best = std::max(best, token.forward);
     if (!(best > kNone)) return false;
     cutoff_ = best - beams_.output;
-    std::vector<Link>& links = links_[dense_.num_frames];
+    std::vector<int32_t>& links = links_[dense_.num_frames];
     for (Token& token : last) {
       const auto add = [&](int32_t arc, float score) {
         if (token.forward + score < cutoff_) return;
         token.backward = std::max(token.backward, score);
-        links.push_back({0, arc});
+        links.push_back(arc);
       };
       if (partial) add(-1, 0.0f); else each_end(token, add);
       token.links_end = static_cast<int32_t>(links.size());
@@ -213,10 +221,7 @@ class DenseIntersecter {
   void retreat(int32_t t) {
     const float* frame = row(t);
     const std::vector<Token>& next = frames_[t + 1];
-    for (size_t j = 0; j < next.size(); ++j) {
-      state_score_[next[j].state] = next[j].backward;
-      state_token_[next[j].state] = static_cast<int32_t>(j);
-    }
+    for (const Token& token : next) state_score_[token.state] = token.backward;
     found_.clear();
     for (Token& token : frames_[t]) {
       const int32_t end = graph_.end(token.state);
@@ -227,7 +232,7 @@ class DenseIntersecter {
         if (after == kNone) continue;
         const float rest = (arc_scores_[a] + frame[arc.label]) + after;
         if (!(token.forward + rest >= cutoff_) || rest == kNone) continue;
-        found_.push_back({state_token_[arc.dest], a});
+        found_.push_back(a);
         top = std::max(top, rest);
       }
       token.backward = top;
@@ -243,15 +248,18 @@ class DenseIntersecter {
     frames_[0][0].number = 0;
     num_states_ = 1;
     for (int32_t t = 0; t <= dense_.num_frames; ++t) {
+      std::vector<Token>& next = frames_[t + 1];
+      for (size_t j = 0; j < next.size(); ++j) state_token_[next[j].state] = static_cast<int32_t>(j);
       int32_t begin = 0;
       for (const Token& from : frames_[t]) {
         if (from.number >= 0) {
-          for (int32_t j = begin; j < from.links_end; ++j) frames_[t + 1][links_[t][j].dest].number = -2;
+          for (int32_t j = begin; j < from.links_end; ++j)
+            next[t == dense_.num_frames ? 0 : state_token_[graph_.arcs[links_[t][j]].dest]].number = -2;
           num_arcs_ += from.links_end - begin;
         }
         begin = from.links_end;
       }
-      for (Token& token : frames_[t + 1])
+      for (Token& token : next)
         if (token.number == -2) token.number = num_states_++;
     }
   }
@@ -260,14 +268,16 @@ class DenseIntersecter {
   const float* arc_scores_;
   const DenseView dense_;
   const Beams beams_;
-  // By state, within a frame: its score as a token, forward or backward (-inf: none), and (backward) the token's number.
+  // By state, within a frame: its score as a token, forward or backward (-inf: none), and which token it is.
   std::vector<float> state_score_;
   std::vector<int32_t> state_token_;
   std::vector<float> row_, ranks_;
   std::vector<int32_t> touched_;
   std::vector<std::vector<Token>> frames_;
-  std::vector<Link> found_;
-  std::vector<std::vector<Link>> links_;
+  // For each frame the good arcs out of its tokens, -1 for the end of a partial path; with the graph's arcs large as it is, a
+  // lattice may have most of them, so nothing more is kept of each.
+  std::vector<int32_t> found_;
+  std::vector<std::vector<int32_t>> links_;
   bool resumed_ = false;
   float cutoff_ = kNone;
   int32_t num_states_ = 0;

@@ -90,6 +90,26 @@ inline Tensor to_tensor(const std::vector<int32_t>& values, const Tensor& like) 
   return out;
 }
 
+inline Tensor floats_to_tensor(const std::vector<float>& values, const Tensor& like) {
+  Tensor out = empty_like_shape(like, {static_cast<int64_t>(values.size())}, ScalarType::Float);
+  if (!values.empty()) std::memcpy(data<float>(out), values.data(), values.size() * sizeof(float));
+  return out;
+}
+
+// All words, each followed by a line end.
+template <typename Words>
+Tensor words_to_tensor(const Words& words, const Tensor& like) {
+  size_t bytes = 0;
+  for (const auto& word : words) bytes += word.size() + 1;
+  Tensor out = empty_like_shape(like, {static_cast<int64_t>(bytes)}, ScalarType::Byte);
+  char* p = data<char>(out);
+  for (const auto& word : words) {
+    p = std::copy(word.begin(), word.end(), p);
+    *p++ = '\n';
+  }
+  return out;
+}
+
 // One result for each FSA, made on all threads. f(i) must not throw.
 template <typename F>
 std::vector<FsaResult> for_each_fsa(int64_t num_fsas, const F& f) {

@@ -16,6 +16,7 @@
 #include <string_view>
 #include <vector>
 
+#include "registry.h"
 #include "text.h"
 
 namespace lattica {
@@ -171,36 +172,12 @@ class KenLmStates {
   int32_t count_ = 0, start_ = 0;
 };
 
-// What Python holds of a loaded model is a number.
-class KenLmRegistry {
- public:
-  struct Entry {
-    explicit Entry(std::shared_ptr<const KenLm> model) : lm(model), states(model) {}
-    std::shared_ptr<const KenLm> lm;
-    std::mutex mutex;  // of the states
-    KenLmStates states;
-  };
-  static KenLmRegistry& global() {
-    static KenLmRegistry registry;
-    return registry;
-  }
-  int64_t add(std::shared_ptr<const KenLm> lm) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    entries_.push_back(std::make_shared<Entry>(std::move(lm)));
-    return static_cast<int64_t>(entries_.size()) - 1;
-  }
-  std::shared_ptr<Entry> find(int64_t handle) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    return handle >= 0 && handle < static_cast<int64_t>(entries_.size()) ? entries_[handle] : nullptr;
-  }
-  void remove(int64_t handle) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (handle >= 0 && handle < static_cast<int64_t>(entries_.size())) entries_[handle].reset();
-  }
-
- private:
-  std::mutex mutex_;
-  std::vector<std::shared_ptr<Entry>> entries_;
+// A loaded model with the states that Python has asked for.
+struct OpenKenLm {
+  explicit OpenKenLm(std::shared_ptr<const KenLm> model) : lm(model), states(model) {}
+  std::shared_ptr<const KenLm> lm;
+  std::mutex mutex;  // of the states
+  KenLmStates states;
 };
 
 }  // namespace lattica

@@ -96,6 +96,9 @@ STABLE_TORCH_LIBRARY(lattica, m) {
         "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   // See ops/nbest.py.
   m.def("fsa_edit_distance(Tensor ref_splits, Tensor refs, Tensor hyp_splits, Tensor hyps, Tensor hyp_to_ref) -> Tensor");
+
+        "int max_active, bool allow_partial) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+        "int max_active, bool allow_partial, bool want_frame) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   // The same going on from tokens (states and scores) of frames seen before, as lists [segment][frame][token].
   m.def("fsa_intersect_dense_online(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, Tensor log_probs, "
         "Tensor segments, Tensor a_index, Tensor b_index, float search_beam, float output_beam, int min_active, "
@@ -109,4 +112,20 @@ STABLE_TORCH_LIBRARY(lattica, m) {
         "int N, int T, int C) -> Tensor");
   m.def("fsa_ctc_align(Tensor log_probs, Tensor segments, Tensor token_splits, Tensor tokens, Tensor skips, int blank) -> "
         "Tensor");
+
+  // The CTC decoder (ops/ctc_decoder.py). Decoders and streams are numbers; results are scores, where each utterance's
+  // hypotheses and each hypothesis's events begin, the events (token, frame, last frame, word) and their highest emissions.
+  m.def("ctc_decoder_read_lexicon(Tensor text, Tensor tokens, str name) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("ctc_decoder_match_words(Tensor words, Tensor vocabulary) -> Tensor");
+  m.def("ctc_decoder_build_trie(Tensor tokens, Tensor splits, Tensor words, Tensor scores, str smearing) -> (Tensor, Tensor)");
+  m.def("ctc_decoder_new(Tensor options, Tensor[] trie, Tensor[] lm, Tensor[] hot, int kenlm, bool table, int num_words) -> Tensor");
+  m.def("ctc_decoder_decode(Tensor emissions, Tensor lengths, int decoder, int nbest) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("ctc_decoder_close(Tensor like, int decoder) -> ()");
+  m.def("ctc_decoder_stream(Tensor like, int decoder, int start_state) -> Tensor");
+  m.def("ctc_decoder_stream_read(Tensor emissions, int stream, int decoder, int from_frame, int to_frame) -> Tensor");
+  m.def("ctc_decoder_stream_end(Tensor like, int stream) -> Tensor");
+  m.def("ctc_decoder_stream_results(Tensor like, int stream, int nbest) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("ctc_decoder_stream_questions(Tensor like, int stream) -> (Tensor, Tensor)");
+  m.def("ctc_decoder_stream_answer(Tensor scores, Tensor states, int stream) -> ()");
+  m.def("ctc_decoder_stream_close(Tensor like, int stream) -> ()");
 }

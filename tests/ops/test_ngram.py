@@ -193,23 +193,21 @@ def test_cache_folder_serves_where_the_models_own_is_read_only(tmp_path: Path, m
 
 # -------------------------------------------------------------------------------------------------------------- bad input
 
-GOOD = [
-    "\\data\\",
-    "ngram 1=4",
-    "ngram 2=2",
-    "",
-    "\\1-grams:",
-    "-1 <s> -0.5",
-    "-1 </s>",
-    "-1 <unk>",
-    "-1 a -0.25",
-    "",
-    "\\2-grams:",
-    "-0.5 <s> a",
-    "-0.5 a </s>",
-    "",
-    "\\end\\",
-]
+GOOD = """\\data\\
+ngram 1=4
+ngram 2=2
+
+\\1-grams:
+-1 <s> -0.5
+-1 </s>
+-1 <unk>
+-1 a -0.25
+
+\\2-grams:
+-0.5 <s> a
+-0.5 a </s>
+
+\\end\\""".splitlines()
 
 
 def replaced(line: int, text: str) -> list[str]:

@@ -75,9 +75,7 @@ def fast_beam_search_lattice(
     history = max(predictor.context_size, guide.history if guide else 0)
     streams = RnntDecodingStreams(
         [RnntDecodingStream(graphs[i]) for i in order_N.tolist()],
-        RnntDecodingConfig(
-            predictor.vocab_size, history, bounds.beam, bounds.max_states, bounds.max_contexts, True
-        ),
+        RnntDecodingConfig(predictor.vocab_size, history, bounds.beam, bounds.max_states, bounds.max_contexts, True),
     )
     whose_N = order_N.to(device)
     for encoder_NJ, running in zip(encoder_TNJ, running_T):

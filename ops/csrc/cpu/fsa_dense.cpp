@@ -60,7 +60,7 @@ DenseBatch check_dense(const Tensor& fsa_splits, const Tensor& state_splits, con
 }
 
 // The results one after another: fsa_splits, state_splits, arcs, map_a, frame, scores.
-Tensors6 write(const Searches& searches, const Tensor& ints, const Tensor& floats) {
+Tensors6 write(const Searches& searches, const Tensor& ints, const Tensor& floats, bool want_frame) {
   const int64_t n = static_cast<int64_t>(searches.size());
   std::vector<int64_t> states(n + 1, 0), arcs(n + 1, 0);
   for (int64_t i = 0; i < n; ++i) {
@@ -70,12 +70,12 @@ Tensors6 write(const Searches& searches, const Tensor& ints, const Tensor& float
   STD_TORCH_CHECK(states[n] < INT32_MAX && arcs[n] < INT32_MAX, "intersect_dense: the lattice has ", states[n], " states and ",
                   arcs[n], " arcs, more than 2^31 - 1: use smaller beams");
   Tensor fsa_splits = new_ints(ints, {n + 1}), state_splits = new_ints(ints, {states[n] + 1}), out = new_ints(ints, {arcs[n], 3});
-  Tensor map_a = new_ints(ints, {arcs[n]}), frame = new_ints(ints, {arcs[n]}), scores = empty_like_shape(floats, {arcs[n]});
+  Tensor map_a = new_ints(ints, {arcs[n]}), frame = new_ints(ints, {want_frame ? arcs[n] : 0}), scores = empty_like_shape(floats, {arcs[n]});
   for (int64_t i = 0; i <= n; ++i) data<int32_t>(fsa_splits)[i] = static_cast<int32_t>(states[i]);
   data<int32_t>(state_splits)[states[n]] = static_cast<int32_t>(arcs[n]);
   CpuBackend{}.for_each(n, [&](int64_t i) {
     searches[i]->write({static_cast<int32_t>(arcs[i]), data<int32_t>(state_splits) + states[i], data<Arc>(out) + arcs[i],
-                        data<int32_t>(map_a) + arcs[i], data<int32_t>(frame) + arcs[i], data<float>(scores) + arcs[i]});
+                        data<int32_t>(map_a) + arcs[i], want_frame ? data<int32_t>(frame) + arcs[i] : nullptr, data<float>(scores) + arcs[i]});
   });
   return {fsa_splits, state_splits, out, map_a, frame, scores};
 }
@@ -83,12 +83,12 @@ Tensors6 write(const Searches& searches, const Tensor& ints, const Tensor& float
 Tensors6 fsa_intersect_dense_cpu(const Tensor& fsa_splits, const Tensor& state_splits, const Tensor& arcs, const Tensor& scores,
                                  const Tensor& log_probs, const Tensor& segments, const Tensor& a_index, const Tensor& b_index,
                                  double search_beam, double output_beam, int64_t min_active, int64_t max_active,
-                                 bool allow_partial) {
+                                 bool allow_partial, bool want_frame) {
   const DenseBatch batch = check_dense(fsa_splits, state_splits, arcs, scores, log_probs, segments, a_index, b_index,
                                        search_beam, output_beam, min_active, max_active, allow_partial);
   Searches searches(batch.n);
   CpuBackend{}.for_each(batch.n, [&](int64_t i) { (searches[i] = batch.intersecter(i))->search(); });
-  return write(searches, arcs, scores);
+  return write(searches, arcs, scores, want_frame);
 }
 
 Tensors10 fsa_intersect_dense_online_cpu(
@@ -136,7 +136,7 @@ Tensors10 fsa_intersect_dense_online_cpu(
   }
   Tensor score_tensor = empty_like_shape(token_scores, {static_cast<int64_t>(new_scores.size())});
   std::copy(new_scores.begin(), new_scores.end(), data<float>(score_tensor));
-  return std::tuple_cat(write(searches, arcs, scores), std::make_tuple(to_tensor(new_frames, arcs), to_tensor(new_tokens, arcs),
+  return std::tuple_cat(write(searches, arcs, scores, true), std::make_tuple(to_tensor(new_frames, arcs), to_tensor(new_tokens, arcs),
                                                                        to_tensor(new_states, arcs), score_tensor));
 }
 

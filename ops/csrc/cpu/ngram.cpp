@@ -11,26 +11,6 @@
 namespace lattica {
 namespace {
 
-Tensor floats_to_tensor(const std::vector<float>& values, const Tensor& like) {
-  Tensor out = empty_like_shape(like, {static_cast<int64_t>(values.size())}, ScalarType::Float);
-  if (!values.empty()) std::memcpy(data<float>(out), values.data(), values.size() * sizeof(float));
-  return out;
-}
-
-// All words, each followed by a line end.
-template <typename Words>
-Tensor words_to_tensor(const Words& words, const Tensor& like) {
-  size_t bytes = 0;
-  for (const auto& word : words) bytes += word.size() + 1;
-  Tensor out = empty_like_shape(like, {static_cast<int64_t>(bytes)}, ScalarType::Byte);
-  char* p = data<char>(out);
-  for (const auto& word : words) {
-    p = std::copy(word.begin(), word.end(), p);
-    *p++ = '\n';
-  }
-  return out;
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> ngram_parse_arpa_cpu(const Tensor& text, std::string name) {
   STD_TORCH_CHECK(text.dim() == 1 && text.scalar_type() == ScalarType::Byte && text.is_contiguous(), "text must be contiguous bytes");
   const CpuBackend backend;
@@ -71,14 +51,15 @@ std::tuple<Tensor, Tensor> ngram_kenlm_open_cpu(const Tensor& like, std::string 
   std::string error;
   const std::shared_ptr<KenLm> lm = KenLm::open(library, path, &error);
   STD_TORCH_CHECK(lm != nullptr, path, ": ", error);
-  const int64_t handle = KenLmRegistry::global().add(lm);
-  const std::vector<int32_t> numbers{static_cast<int32_t>(handle), lm->order(), KenLmRegistry::global().find(handle)->states.start_state(),
+  const auto open = std::make_shared<OpenKenLm>(lm);
+  const int64_t handle = Registry<OpenKenLm>::global().add(open);
+  const std::vector<int32_t> numbers{static_cast<int32_t>(handle), lm->order(), open->states.start_state(),
                                      static_cast<int32_t>(lm->end_word())};
   return {to_tensor(numbers, like), words_to_tensor(lm->words(), like)};
 }
 
 std::tuple<Tensor, Tensor> ngram_kenlm_score_cpu(const Tensor& states, const Tensor& words, int64_t handle) {
-  const auto entry = KenLmRegistry::global().find(handle);
+  const auto entry = Registry<OpenKenLm>::global().find(handle);
   STD_TORCH_CHECK(entry != nullptr, "no KenLM model is open under the handle ", handle);
   const std::lock_guard<std::mutex> lock(entry->mutex);
   check_query(states, words, entry->states.size(), static_cast<int64_t>(entry->lm->words().size()));
@@ -89,7 +70,7 @@ std::tuple<Tensor, Tensor> ngram_kenlm_score_cpu(const Tensor& states, const Ten
   return {log_probs, next};
 }
 
-void ngram_kenlm_close_cpu(const Tensor&, int64_t handle) { KenLmRegistry::global().remove(handle); }
+void ngram_kenlm_close_cpu(const Tensor&, int64_t handle) { Registry<OpenKenLm>::global().remove(handle); }
 
 STABLE_TORCH_LIBRARY_IMPL(lattica, CPU, m) {
   m.impl("ngram_parse_arpa", TORCH_BOX(&ngram_parse_arpa_cpu));
