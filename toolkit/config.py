@@ -353,8 +353,8 @@ class LmConfig(Section):
     feedforward_dim: int = 1024
     dropout: float = 0.1
     tied: bool = True  # embedding and output layer share their weights
-    batch_tokens: int = 4000
-    num_epochs: int = 10
+    batch_tokens: int = 2000
+    num_epochs: int = 20
     lr: float = 2e-3
     # ngram
     order: int = 3

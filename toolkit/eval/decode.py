@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from toolkit.config import Config, DecodingConfig
 from toolkit.data.batch import Batch
 from toolkit.eval.confidence import Pair, token_pairs, word_pairs, write_calibration
 from toolkit.eval.reports import ResultRow, markdown_table, write_reports, write_text
+from toolkit.eval.scoring import Variant, scoring_settings, variants
 from toolkit.eval.wer import Utterance, count_errors, word_errors
 from toolkit.search import (
     CTC_SEARCHES,
@@ -30,6 +32,7 @@ from toolkit.search import (
     SEARCHES,
     Hypothesis,
     LatticeSearch,
+    SearchResult,
     Word,
     check_methods,
     to_words,
@@ -37,9 +40,11 @@ from toolkit.search import (
 from toolkit.search.graphs import phrase_graph, read_phrases, save_graph
 from toolkit.search.lattice import lattice_settings, load_graphs
 from toolkit.search.posteriors import with_nbest_confidences
+from toolkit.search.rescoring import add_scores
 
 log = logging.getLogger(__name__)
 
+PLAIN = {"": Variant()}  # a search with nothing added to it
 LOG_SECONDS = 10.0  # between two lines of progress
 
 
@@ -70,6 +75,7 @@ def decode(config: Config) -> list[ResultRow]:
     folder = output_dir(config)
     folder.mkdir(parents=True, exist_ok=True)
     d = with_graph(d, tokenizer, folder)
+    scoring = variants(d, tokenizer)
     lattices = None
     if any(method in LATTICE_METHODS for method in d.methods):
         lattices = LatticeSearch(model, tokenizer, d.lattice, load_graphs(d.lattice, tokenizer, device, config.exp_dir))
@@ -81,7 +87,7 @@ def decode(config: Config) -> list[ResultRow]:
     chosen: dict[str, str] = {}
     rows: list[ResultRow] = []
     for part in parts:
-        decoded[part] = decode_part(model, tokenizer, part, data.test_batches(part), d, device, lattices)
+        decoded[part] = decode_part(model, tokenizer, part, data.test_batches(part), d, device, lattices, scoring)
         if decoded.keys() >= set(tuning):
             chosen = chosen or choose_settings(d, [decoded[p] for p in tuning])
             for done in list(decoded):
@@ -204,18 +210,24 @@ class _Totals:
 
 def settings(method: str, d: DecodingConfig) -> list[str]:
     """What a method is tried with in one run."""
-    return lattice_settings(method, d.lattice) if method in LATTICE_METHODS else [""]
+    if method in LATTICE_METHODS:
+        return lattice_settings(method, d.lattice)
+    return scoring_settings(d) if takes_scorers(method) else [""]
+
+
+def takes_scorers(method: str) -> bool:
+    return method in SEARCHES and method not in CTC_SEARCHES
 
 
 def decode_part(
     model: Any, tokenizer: Any, part: str, batches: Iterable[Batch], d: DecodingConfig, device: torch.device,
-    lattices: LatticeSearch | None = None,
+    lattices: LatticeSearch | None = None, scoring: Mapping[str, Variant] = PLAIN,
 ) -> _Totals:  # fmt: skip
     """Decode one set. The encoder runs once a batch, all searches on what it gave."""
     totals = _Totals()
     last_log = time.monotonic()
     for batch in batches:
-        decode_batch(model, tokenizer, batch.to(device), d, totals, lattices)
+        decode_batch(model, tokenizer, batch.to(device), d, totals, lattices, scoring)
         if time.monotonic() - last_log > LOG_SECONDS:
             last_log = time.monotonic()
             done = len(totals.utterances[d.methods[0], settings(d.methods[0], d)[0]])
@@ -225,7 +237,13 @@ def decode_part(
 
 @torch.inference_mode()
 def decode_batch(
-    model: Any, tokenizer: Any, batch: Batch, d: DecodingConfig, totals: _Totals, lattices: LatticeSearch | None = None
+    model: Any,
+    tokenizer: Any,
+    batch: Batch,
+    d: DecodingConfig,
+    totals: _Totals,
+    lattices: LatticeSearch | None = None,
+    scoring: Mapping[str, Variant] = PLAIN,
 ) -> None:
     clock = _clock(batch.features_NTF.device, totals.seconds)
     with clock("encoder"):
@@ -233,18 +251,41 @@ def decode_batch(
     encoder_out_NTD = encoder_out_NTD.float()
     totals.audio_seconds += batch.seconds
     for method in dict.fromkeys(d.methods):
-        with clock(method):
-            if lattices is not None and method in LATTICE_METHODS:
-                found = lattices(method, encoder_out_NTD, lens_N, batch.ids, batch.texts)
-            elif method in ORACLES:
-                references = [tokenizer.encode(text) for text in batch.texts]
-                found = {"": ORACLES[method](model, encoder_out_NTD, lens_N, d, references)}
-            else:
-                found = {"": SEARCHES[method](model, encoder_out_NTD, lens_N, d)}
+        found: dict[str, list[SearchResult]] = {}
+        if takes_scorers(method):
+            for setting, variant in scoring.items():
+                with clock(f"{method} {setting}"):
+                    found[setting] = scored_search(method, model, encoder_out_NTD, lens_N, d, batch.ids, variant)
+        else:
+            with clock(method):
+                if lattices is not None and method in LATTICE_METHODS:
+                    found = lattices(method, encoder_out_NTD, lens_N, batch.ids, batch.texts)
+                elif method in ORACLES:
+                    references = [tokenizer.encode(text) for text in batch.texts]
+                    found = {"": ORACLES[method](model, encoder_out_NTD, lens_N, d, references)}
+                else:
+                    found = {"": SEARCHES[method](model, encoder_out_NTD, lens_N, d)}
         for setting, results in found.items():
             for id, text, result in zip(batch.ids, batch.texts, results):
                 best = with_nbest_confidences(result, d.lattice.posterior_scale).best
                 totals.add((method, setting), id, text, best, model, tokenizer)
+
+
+def scored_search(
+    method: str,
+    model: Any,
+    encoder_out_NTD: Tensor,
+    lens_N: Tensor,
+    d: DecodingConfig,
+    ids: Sequence[str],
+    variant: Variant,
+) -> list[SearchResult]:
+    """A transducer search with what is added to it, and its n-best list ranked anew where that is wanted."""
+    if not variant.rescoring:
+        return SEARCHES[method](model, encoder_out_NTD, lens_N, d, scorers=variant.scorers(ids))
+    plain = dataclasses.replace(d, length_norm=False)  # not before all scores are there
+    results = SEARCHES[method](model, encoder_out_NTD, lens_N, plain, scorers=variant.scorers(ids))
+    return add_scores(results, variant.rescoring, model, d.length_norm, encoder_out_NTD.device)
 
 
 def choose_settings(d: DecodingConfig, tuned: Sequence[_Totals]) -> dict[str, str]:
@@ -281,7 +322,7 @@ def report_part(
                 word_errors(totals.utterances[method, setting]),
                 totals.audio_seconds,
                 totals.seconds["encoder"],
-                totals.seconds[method],
+                totals.seconds[f"{method} {setting}" if takes_scorers(method) else method],
             )
         row, run = runs[chosen[method]], (method, chosen[method])
         write_reports(folder, row, totals.utterances[run], totals.words[run], list(runs.values()))

@@ -1,10 +1,10 @@
-"""From `decoding.lm`, `decoding.lodr` and `decoding.biasing` to scorers for each batch; a sweep is a list of `Variant`s."""
+"""From `decoding.lm`, `decoding.lodr` and `decoding.biasing` to scorers for each batch; a sweep is several `Variant`s."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,12 @@ from toolkit.search.scorers import Scorer, SumScorer
 
 @dataclass(frozen=True)
 class Variant:
-    """What is added to a search in one setting of the scales. label: for file names; settings: for people."""
+    """What is added to a search in one setting of the scales."""
 
-    label: str = ""
-    settings: tuple[str, ...] = ()
     fused: tuple[Scorer, ...] = ()  # take part in the search
     rescoring: tuple[Scorer, ...] = ()  # rank its n-best list anew
-    biasing: Biasing | None = field(default=None)
-    bias_scale: float = 1.0
+    biasing: Biasing | None = None
+    bias_scale: float = 0.0
 
     def scorers(self, ids: Sequence[str]) -> list[Scorer]:
         """For the search in a batch of these utterances."""
@@ -32,11 +30,21 @@ class Variant:
         return [*self.fused, _scaled(self.biasing.for_utterances(ids), self.bias_scale)]
 
 
-PLAIN = Variant()
+def _grid(d: DecodingConfig) -> list[tuple[float | None, ...]]:
+    """All combinations of the scales of LM, source LM and biasing; None for what there is none of."""
+    pairs = ((d.lm, d.lm_scale), (d.lodr, d.lodr_scale), (d.biasing, d.bias_scale))
+    return list(itertools.product(*([None] if what is None else numbers(scales) for what, scales in pairs)))
 
 
-def variants(d: DecodingConfig, tokenizer: Any) -> list[Variant]:
-    """All combinations of the scales that `d` lists.
+def scoring_settings(d: DecodingConfig) -> list[str]:
+    """A name for each combination of scales that `d` lists; "" where there is nothing to scale."""
+    lm = "rescored by lm" if d.lm_mode == "rescore" else "lm"
+    words = (lm, "lodr", "biasing")
+    return [", ".join(f"{w} {x:g}" for w, x in zip(words, scales) if x is not None) for scales in _grid(d)]
+
+
+def variants(d: DecodingConfig, tokenizer: Any) -> dict[str, Variant]:
+    """What each of `scoring_settings` adds to a search.
 
     Raises FileNotFoundError for what is not there, ValueError for what does not fit the tokens.
     """
@@ -45,35 +53,16 @@ def variants(d: DecodingConfig, tokenizer: Any) -> list[Variant]:
     lm = load_scorer(d.lm, tokenizer, d.lm_unit, "decoding.lm") if d.lm is not None else None
     source = load_scorer(d.lodr, tokenizer, "token", "decoding.lodr") if d.lodr is not None else None
     biasing = Biasing(d.biasing, tokenizer, 1.0) if d.biasing is not None else None
-    grid = itertools.product(
-        numbers(d.lm_scale) if lm else [0.0],
-        numbers(d.lodr_scale) if source else [0.0],
-        numbers(d.bias_scale) if biasing else [0.0],
-    )
-    made = []
-    for lm_scale, lodr_scale, bias_scale in grid:
-        settings: list[tuple[str, str]] = []
+    made = {}
+    for name, (lm_scale, lodr_scale, bias_scale) in zip(scoring_settings(d), _grid(d)):
         scorers: list[Scorer] = []
-        if lm:
+        if lm is not None and lm_scale is not None:
             scorers.append(_scaled(lm, lm_scale))
-            how = "rescored by lm" if d.lm_mode == "rescore" else "lm"
-            settings.append((f"lm{lm_scale:g}", f"{how} {Path(str(d.lm)).name} × {lm_scale:g}"))
-        if source:
+        if source is not None and lodr_scale is not None:
             scorers.append(_scaled(source, -lodr_scale))
-            settings.append((f"lodr{lodr_scale:g}", f"lodr × {lodr_scale:g}"))
-        if biasing:
-            settings.append((f"bias{bias_scale:g}", f"biasing × {bias_scale:g}"))
         rescore = d.lm_mode == "rescore"
-        made.append(
-            Variant(
-                label="".join(f"-{short}" for short, _ in settings),
-                settings=tuple(words for _, words in settings),
-                fused=() if rescore else tuple(scorers),
-                rescoring=tuple(scorers) if rescore else (),
-                biasing=biasing,
-                bias_scale=bias_scale,
-            )
-        )
+        fused, rescoring = ((), scorers) if rescore else (scorers, ())
+        made[name] = Variant(tuple(fused), tuple(rescoring), biasing, bias_scale or 0.0)
     return made
 
 

@@ -105,7 +105,15 @@ SEARCHES: dict[str, Search] = {
         model, enc, lens, config.beam, config.length_norm, merge=config.merge, **_softmax(config), scorers=scorers
     ),
     "beam_search": lambda model, enc, lens, config, scorers=(): beam_search(
-        model, enc, lens, config.beam, config.max_symbols, config.length_norm, merge=config.merge, **_softmax(config), scorers=scorers
+        model,
+        enc,
+        lens,
+        config.beam,
+        config.max_symbols,
+        config.length_norm,
+        merge=config.merge,
+        **_softmax(config),
+        scorers=scorers,
     ),
     "fast_beam_search": lambda model, enc, lens, config, scorers=(): fast_beam_search(
         model, enc, lens, None, _bounds(config), **_softmax(config), scorers=scorers

@@ -169,10 +169,10 @@ def _search(
     for t in range(num_frames):
         rows: dict[Any, Row] = {}
         before, after = _Agenda(log_add), _Agenda(log_add)  # Graves' A and B
-        for hyp in hyps:
-            before.add(_Hyp(hyp.tokens, hyp.context, hyp.score, hyp.trace))
-        asked = {hyp.tokens if by_tokens else hyp.context: hyp for hyp in hyps}
-        rows.update(zip(asked, (yield [(t, hyp.context, hyp.tokens) for hyp in asked.values()])))
+        for old in hyps:
+            before.add(_Hyp(old.tokens, old.context, old.score, old.trace))
+        asked = {old.tokens if by_tokens else old.context: old for old in hyps}
+        rows.update(zip(asked, (yield [(t, old.context, old.tokens) for old in asked.values()])))
         while (hyp := before.pop_best()) is not None:
             if after.count_better(hyp.score, beam) >= beam:
                 break
