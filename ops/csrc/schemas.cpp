@@ -76,7 +76,7 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   // See ops/dense.py.
   m.def("fsa_intersect_dense(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, Tensor log_probs, "
         "Tensor segments, Tensor a_index, Tensor b_index, float search_beam, float output_beam, int min_active, "
-        "int max_active, bool allow_partial) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+        "int max_active, bool allow_partial, bool want_frame) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // n-gram models: an automaton is six tensors (ops/ngram.py); KenLM's binaries are a handle.
   m.def("ngram_parse_arpa(Tensor text, str name) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
@@ -96,9 +96,6 @@ STABLE_TORCH_LIBRARY(lattica, m) {
         "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   // See ops/nbest.py.
   m.def("fsa_edit_distance(Tensor ref_splits, Tensor refs, Tensor hyp_splits, Tensor hyps, Tensor hyp_to_ref) -> Tensor");
-
-        "int max_active, bool allow_partial) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
-        "int max_active, bool allow_partial, bool want_frame) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   // The same going on from tokens (states and scores) of frames seen before, as lists [segment][frame][token].
   m.def("fsa_intersect_dense_online(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, Tensor log_probs, "
         "Tensor segments, Tensor a_index, Tensor b_index, float search_beam, float output_beam, int min_active, "
