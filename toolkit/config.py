@@ -461,6 +461,29 @@ class DecodingConfig(Section):
 
 
 @dataclass
+class TablesConfig(Section):
+    """recipes/librispeech/tables.py: the tables of arXiv 2211.00484 from one run a transducer type and lm_only_scale.
+
+    The runs are exp_root/<name>-<type>-<scale>, where <scale> is lm_only_scale in percent.
+    """
+
+    types: list[str] = field(default_factory=lambda: ["regular", "modified", "constrained"])
+    lm_only_scales: list[float] = field(default_factory=lambda: [0.0, 0.25])
+    tables: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5, 6])
+    train: bool = False  # train the runs that are missing or unfinished, with the given config
+    train_minutes: Optional[float] = None  # for each of them, in one call
+    max_utterances: Optional[int] = None  # of each test part, from its beginning
+    timing_utterances: int = 64  # for real-time factors one utterance at a time
+    timing_repeats: int = 3  # the best counts
+
+    def check(self) -> None:
+        for kind in self.types:
+            one_of("tables.types", kind, ("regular", "modified", "constrained"))
+        require(set(self.tables) <= set(range(1, 7)), "tables.tables", self.tables, "some of 1 … 6")
+        require(self.timing_repeats >= 1, "tables.timing_repeats", self.timing_repeats, "at least 1")
+
+
+@dataclass
 class Config(Section):
     name: str = MISSING
     seed: int = 42
@@ -475,6 +498,7 @@ class Config(Section):
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     lm: LmConfig = field(default_factory=LmConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    tables: TablesConfig = field(default_factory=TablesConfig)
 
     def check(self) -> None:
         for head, has_head in (("ctc_head", self.model.ctc_head), ("transducer", self.model.transducer)):
