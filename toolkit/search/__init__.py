@@ -120,18 +120,14 @@ SEARCHES: dict[str, Search] = {
         **_softmax(config),
         scorers=scorers,
     ),
-    "fast_beam_search": lambda model, enc, lens, config: fast_beam_search(
-        model, enc, lens, None, _bounds(config), **_fsa(config)
     "fast_beam_search": lambda model, enc, lens, config, scorers=(): fast_beam_search(
-        model, enc, lens, None, _bounds(config), **_softmax(config), scorers=scorers
+        model, enc, lens, None, _bounds(config), **_fsa(config), scorers=scorers
     ),
     "fast_beam_search_nbest": lambda model, enc, lens, config, scorers=(): fast_beam_search_nbest(
         model, enc, lens, None, _bounds(config), **_nbest(config), scorers=scorers
     ),
-    "fast_beam_search_LG": lambda model, enc, lens, config: fast_beam_search(
-        model, enc, lens, _graph(config), _bounds(config), **_fsa(config)
     "fast_beam_search_LG": lambda model, enc, lens, config, scorers=(): fast_beam_search(
-        model, enc, lens, _graph(config), _bounds(config), **_softmax(config), scorers=scorers
+        model, enc, lens, _graph(config), _bounds(config), **_fsa(config), scorers=scorers
     ),
     "fast_beam_search_nbest_LG": lambda model, enc, lens, config, scorers=(): fast_beam_search_nbest(
         model, enc, lens, _graph(config), _bounds(config), **_nbest(config), scorers=scorers
