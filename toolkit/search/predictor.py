@@ -67,7 +67,7 @@ class Predictor:
             out = self.rows_RJ.index_select(0, ids)
         else:  # on CUDA, asking what is new would be a synchronisation a frame
             out = self._evaluate(ids)
-        return out.view(*contexts.shape, -1)
+        return out.view(*contexts.shape, out.shape[-1])
 
     def project(self, encoder_out_NTD: Tensor) -> Tensor:
         """The encoder's side of the joiner (N, T, J): once for all frames."""
