@@ -3,7 +3,9 @@
 Importing compiles nothing; the first op that is called does (see ops/build). ops/README.md is the map.
 """
 
-from ops import ragged, sparse, utils
+import torch
+
+from ops import autograd, dense_fsa_vec, fsa_algo, fsa_properties, ragged, sparse, utils
 from ops.algorithms import (
     add_epsilon_self_loops,
     arc_sort,
@@ -30,8 +32,10 @@ from ops.fsa import Fsa, create_fsa_vec, to_dot, to_str, to_str_simple
 from ops.fsa_attributes import compose_arc_maps
 from ops.fsa_properties import to_str as properties_to_str
 from ops.fsa_tensor import to_tensor
+from ops.matching_stats import get_best_matching_stats
 from ops.mutual_information import joint_mutual_information_recursion, mutual_information_recursion
 from ops.paths import is_rand_equivalent, levenshtein_alignment, random_paths, shortest_path
+from ops.pruned_ranges import pruned_ranges_to_lattice
 from ops.ragged import (
     RaggedShape,
     RaggedTensor,
@@ -83,6 +87,8 @@ from ops.topologies import (
 )
 from ops.utils import index_fsa, monotonic_lower_bound, random_fsa, random_fsa_vec
 
+with_cuda = torch.version.cuda is not None  # k2's name for it: whether CUDA can be used where there is a GPU
+
 __all__ = [
     "CtcLoss",
     "DenseFsaVec",
@@ -93,6 +99,7 @@ __all__ = [
     "SymbolTable",
     "add_epsilon_self_loops",
     "arc_sort",
+    "autograd",
     "cat",
     "closure",
     "compose",
@@ -104,11 +111,15 @@ __all__ = [
     "ctc_graph",
     "ctc_loss",
     "ctc_topo",
+    "dense_fsa_vec",
     "depthwise_conv1d",
     "determinize",
     "do_rnnt_pruning",
     "double_swish",
     "expand_ragged_attributes",
+    "fsa_algo",
+    "fsa_properties",
+    "get_best_matching_stats",
     "get_rnnt_logprobs",
     "get_rnnt_logprobs_joint",
     "get_rnnt_logprobs_pruned",
@@ -135,6 +146,7 @@ __all__ = [
     "mutual_information_recursion",
     "properties_to_str",
     "prune_on_arc_post",
+    "pruned_ranges_to_lattice",
     "push",
     "ragged",
     "random_fsa",
@@ -170,4 +182,5 @@ __all__ = [
     "trivial_graph",
     "union",
     "utils",
+    "with_cuda",
 ]

@@ -99,7 +99,9 @@ def grammar(num_words: int, num_bigrams: int, num_trigrams: int = 0) -> Tensor:
         rows = np.unique(np.stack(draws, axis=1), axis=0)
         return rows if len(rows) <= limit else rows[np.sort(rng.permutation(len(rows))[:limit])]
 
-    pairs = distinct([draw(2 * num_bigrams), draw(2 * num_bigrams)], num_bigrams) if num_bigrams else np.zeros((0, 2), int)
+    pairs = (
+        distinct([draw(2 * num_bigrams), draw(2 * num_bigrams)], num_bigrams) if num_bigrams else np.zeros((0, 2), int)
+    )
     picked = rng.integers(0, max(len(pairs), 1), 2 * num_trigrams)
     triples = distinct([picked, draw(2 * num_trigrams)], num_trigrams) if num_trigrams else np.zeros((0, 2), int)
     has_state = np.unique(triples[:, 0])  # bigrams that are histories
