@@ -353,8 +353,8 @@ class LmConfig(Section):
     feedforward_dim: int = 1024
     dropout: float = 0.1
     tied: bool = True  # embedding and output layer share their weights
-    batch_tokens: int = 4000
-    num_epochs: int = 10
+    batch_tokens: int = 2000
+    num_epochs: int = 20
     lr: float = 2e-3
     # ngram
     order: int = 3
@@ -395,8 +395,13 @@ class LangConfig(Section):
 
 @dataclass
 class LatticeConfig(Section):
-    """Methods of toolkit/search/lattice.py, which decode the CTC head by graphs."""
+    """Methods of toolkit/search/lattice.py, which decode the CTC head by graphs.
 
+    Language models are word n-grams as ARPA: of train_lm.py with lm=ngram lm.unit=word, or of any other origin.
+    """
+
+    ngram: Optional[str] = None  # inside HLG; its words, spelled by the model's tokens, are the vocabulary
+    rescore_ngram: Optional[str] = None  # the larger one of nbest_rescoring and whole_lattice_rescoring
     search_beam: float = 20.0
     output_beam: float = 8.0
     min_active_states: int = 30
@@ -424,11 +429,17 @@ class FastBeamConfig(Section):
     # Methods …_LG: a graph saved by toolkit.search.graphs.save_graph, or a text file with a phrase a line.
     graph: Optional[str] = None
     repeat: bool = True  # any number of the phrases of a text file in a row
+    allow_partial: bool = False  # where the graph's end cannot be reached, take what there is
 
     def check(self) -> None:
         require(self.beam > 0, "decoding.fast_beam.beam", self.beam, "more than 0")
         for name in ("max_states", "max_contexts", "num_paths"):
             require(getattr(self, name) >= 1, f"decoding.fast_beam.{name}", getattr(self, name), "at least 1")
+
+
+def numbers(value: Any) -> list[float]:
+    """A setting that may be one number or a list of them, as a list."""
+    return [float(x) for x in (value if isinstance(value, (list, tuple)) else [value])]
 
 
 @dataclass
@@ -441,6 +452,15 @@ class DecodingConfig(Section):
     merge: str = "log_add"  # alignments of the same tokens: "log_add" or "max"
     length_norm: bool = False  # rank the n-best list by score / (tokens + context size)
     fast_beam: FastBeamConfig = field(default_factory=FastBeamConfig)
+    # Scorers, in all transducer searches (docs/language-models.md). A list of scales: all are tried in one run.
+    lm: Optional[str] = None  # an n-gram (ARPA, KenLM), or a run or checkpoint of train_lm.py
+    lm_unit: str = "auto"  # of an n-gram: "token", "word", or found out
+    lm_mode: str = "fusion"  # in the search; "rescore": its n-best list is ranked anew
+    lm_scale: Any = 0.3
+    lodr: Optional[str] = None  # a low-order n-gram over tokens of the training transcripts, to be taken away
+    lodr_scale: Any = 0.1
+    biasing: Any = None  # a list of phrases, or a file of them (toolkit/search/biasing.py)
+    bias_scale: Any = 1.0  # nats for each token of a phrase
     max_duration: float = 200.0
     # Which model: "best", "last", an epoch number, or a path; `avg` averages that many epochs up to it.
     checkpoint: str = "best"
@@ -450,8 +470,41 @@ class DecodingConfig(Section):
 
     def check(self) -> None:
         require(self.avg >= 1, "decoding.avg", self.avg, "at least 1")
+        one_of("decoding.lm_unit", self.lm_unit, ("auto", "token", "word"))
+        one_of("decoding.lm_mode", self.lm_mode, ("fusion", "rescore"))
+        for key in ("lm_scale", "lodr_scale", "bias_scale"):
+            value = getattr(self, key)
+            good = bool(value != []) and all(
+                isinstance(x, (int, float)) for x in (value if isinstance(value, list) else [value])
+            )
+            require(good, f"decoding.{key}", value, "a number or a list of numbers")
+        texts = self.biasing if isinstance(self.biasing, list) else [self.biasing or ""]
+        require(all(isinstance(x, str) for x in texts), "decoding.biasing", self.biasing, "a file or a list of phrases")
         require(self.temperature > 0, "decoding.temperature", self.temperature, "more than 0")
         one_of("decoding.merge", self.merge, ("log_add", "max"))
+
+
+@dataclass
+class TablesConfig(Section):
+    """recipes/librispeech/tables.py: the tables of arXiv 2211.00484 from one run a transducer type and lm_only_scale.
+
+    The runs are exp_root/<name>-<type>-<scale>, where <scale> is lm_only_scale in percent.
+    """
+
+    types: list[str] = field(default_factory=lambda: ["regular", "modified", "constrained"])
+    lm_only_scales: list[float] = field(default_factory=lambda: [0.0, 0.25])
+    tables: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5, 6])
+    train: bool = False  # train the runs that are missing or unfinished, with the given config
+    train_minutes: Optional[float] = None  # for each of them, in one call
+    max_utterances: Optional[int] = None  # of each test part, from its beginning
+    timing_utterances: int = 64  # for real-time factors one utterance at a time
+    timing_repeats: int = 3  # the best counts
+
+    def check(self) -> None:
+        for kind in self.types:
+            one_of("tables.types", kind, ("regular", "modified", "constrained"))
+        require(set(self.tables) <= set(range(1, 7)), "tables.tables", self.tables, "some of 1 … 6")
+        require(self.timing_repeats >= 1, "tables.timing_repeats", self.timing_repeats, "at least 1")
 
 
 @dataclass
@@ -470,6 +523,7 @@ class Config(Section):
     lm: LmConfig = field(default_factory=LmConfig)
     lang: LangConfig = field(default_factory=LangConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    tables: TablesConfig = field(default_factory=TablesConfig)
 
     def check(self) -> None:
         for head, has_head in (("ctc_head", self.model.ctc_head), ("transducer", self.model.transducer)):

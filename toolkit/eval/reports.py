@@ -43,14 +43,18 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_reports(
-    folder: Path, row: ResultRow, utterances: Sequence[Utterance], words: Mapping[str, Sequence[Word]]
-) -> None:
-    """The three icefall files of one method on one test set, and its word times (`words`, by utterance)."""
+    folder: Path, row: ResultRow, utterances: Sequence[Utterance], words: Mapping[str, Sequence[Word]],
+    tried: Sequence[ResultRow] = (),
+) -> None:  # fmt: skip
+    """The three icefall files of one method on one test set, and its word times (`words`, by utterance).
+
+    tried: where the method was tried with several settings, all of them, for the summary.
+    """
     suffix = f"{row.test_set}-{row.method}.txt"
     ordered = sorted(utterances, key=lambda u: u.id)
     write_text(folder / f"recogs-{suffix}", recogs(ordered))
     write_text(folder / f"errs-{suffix}", errs(ordered, row.errors))
-    write_text(folder / f"wer-summary-{suffix}", wer_summary([row]))
+    write_text(folder / f"wer-summary-{suffix}", wer_summary(tried or [row]))
     write_text(folder / f"timestamps-{row.test_set}-{row.method}.jsonl", timestamps(words))
 
 

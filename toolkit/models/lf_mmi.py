@@ -45,14 +45,15 @@ class TokenNgram:
     def train(cls, token_lists: Iterable[Sequence[int]], vocab_size: int, order: int) -> TokenNgram:
         """Estimated on token lists by `toolkit.lang.train_ngram`.
 
-        Tokens that occur nowhere get the probability of an unknown word, so that no transcript is impossible.
+        All tokens are its vocabulary, those that occur nowhere too, so that no transcript is impossible.
         """
         from ops.ngram import NgramLM
         from toolkit.lang import train_ngram
 
         with tempfile.TemporaryDirectory() as folder:
             arpa = Path(folder) / "tokens.arpa"
-            train_ngram([[str(token) for token in tokens] for tokens in token_lists], order, arpa)
+            sentences = [[str(token) for token in tokens] for tokens in token_lists]
+            train_ngram(sentences, order, arpa, vocabulary=map(str, range(1, vocab_size)))
             return cls.of(NgramLM.load(arpa), vocab_size)
 
     @classmethod

@@ -18,6 +18,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import kaldialign
@@ -28,6 +29,7 @@ import ops
 from ops.fsa import Fsa
 from ops.nbest import path_words
 from toolkit.config import LatticeConfig
+from toolkit.lang import Lexicon, make_hlg, ngram_to_fsa
 from toolkit.search.posteriors import frame_posteriors, nbest_confidences, with_lattice_confidences
 from toolkit.search.result import Hypothesis, SearchResult
 
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 LATTICE_METHODS = ("1best", "1best_hlg", "nbest", "nbest_rescoring", "whole_lattice_rescoring", "nbest_oracle")
 SWEEPS = NEEDS_HLG = ("1best_hlg", "nbest_rescoring", "whole_lattice_rescoring")
 NEEDS_G = ("nbest_rescoring", "whole_lattice_rescoring")
+NO_WORDS = ("<unk>", "<UNK>", "<s>", "</s>")
 WIDER = (4.0, 16.0)  # what beams are widened by where no path survives, before a path may end anywhere
 
 
@@ -47,6 +50,46 @@ class DecodingGraphs:
     hlg: Fsa | None = None
     g: Fsa | None = None
     words: Sequence[str] = ()
+
+
+def check_graphs(methods: Sequence[str], config: LatticeConfig) -> None:
+    """Raise unless the language models that the methods need are named and there (ValueError, FileNotFoundError)."""
+    for key, methods_in_need in (("ngram", NEEDS_HLG), ("rescore_ngram", NEEDS_G)):
+        path, needing = getattr(config, key), [m for m in methods if m in methods_in_need]
+        if needing and path is None:
+            raise ValueError(
+                f"decoding.lattice.{key}: {', '.join(needing)} need a word n-gram in ARPA format; "
+                "recipes/librispeech/train_lm.py … lm=ngram lm.unit=word lm.order=3 makes one"
+            )
+        if needing and not Path(path).is_file():
+            raise FileNotFoundError(f"decoding.lattice.{key}: no {path}")
+
+
+def load_graphs(
+    config: LatticeConfig, tokenizer: Any, device: torch.device, folder: Path | None = None
+) -> DecodingGraphs:
+    """HLG of the words of config.ngram, spelled by the tokenizer, and G of config.rescore_ngram, as far as they are given.
+
+    HLG is kept in `folder`, as long as what it was made of stays the same. Words that the tokens cannot spell, and words
+    of the second model that the first does not know, are counted and named in the log, and cannot be recognized.
+    """
+    if config.ngram is None:
+        return DecodingGraphs()
+    lm = ops.NgramLM.load(config.ngram)
+    lexicon = Lexicon.from_tokenizer([w for w in lm.words if w not in NO_WORDS], tokenizer)
+    table = lexicon.word_table()
+    cache = None if folder is None else folder / f"HLG-{Path(config.ngram).stem}.pt"
+    hlg = make_hlg(lexicon, lm, tokenizer.tokens, table, cache=cache)
+    g = None
+    if config.rescore_ngram is not None:
+        g = ngram_to_fsa(ops.NgramLM.load(config.rescore_ngram), table, backoff_label=None).to(device)
+    words = [table[i] for i in range(len(table))]
+    return DecodingGraphs(hlg.to(device), g, words)
+
+
+def lattice_settings(method: str, config: LatticeConfig) -> list[str]:
+    """The keys of what `LatticeSearch` returns for a method."""
+    return [f"lm_scale {s:g}" for s in config.lm_scales] if method in SWEEPS else [""]
 
 
 class LatticeSearch:
@@ -74,7 +117,7 @@ class LatticeSearch:
         if len(kept) < len(ids):
             log.warning("no frames to decode: %s", _named(ids, (lens_N == 0).nonzero().squeeze(1).tolist()))
         if len(kept) == 0:
-            return {setting: [nothing] * len(ids) for setting in self.settings(method)}
+            return {setting: [nothing] * len(ids) for setting in lattice_settings(method, self.config)}
         log_probs_NTV = self.model.ctc_log_probs(encoder_out_NTD[kept])
         part = _Part(log_probs_NTV, lens_N[kept], [ids[i] for i in kept.tolist()])
         texts = [texts[i] for i in kept.tolist()] if texts else []
@@ -83,10 +126,6 @@ class LatticeSearch:
             results = dict(zip(kept.tolist(), found))
             ans[setting] = [results.get(i, nothing) for i in range(len(ids))]
         return ans
-
-    def settings(self, method: str) -> list[str]:
-        """The keys of what `method` returns."""
-        return [f"lm_scale {s:g}" for s in self.config.lm_scales] if method in SWEEPS else [""]
 
     # -------------------------------------------------------------------------------------------------------- methods
 

@@ -134,7 +134,7 @@ class WordNgramScorer:
     Raises ValueError if no word of the LM can be spelt with the tokens.
     """
 
-    history = None  # words can be of any length
+    history: int | None = None  # words can be of any length
 
     def __init__(self, lm: Any, tokens: Sequence[str], blank_id: int = 0, unk_log_prob: float | None = None) -> None:
         self.vocab_size, self.blank_id, self.unk_log_prob = len(tokens), blank_id, unk_log_prob
@@ -202,7 +202,7 @@ class NeuralScorer:
     `step(tokens_B, caches) -> (log_probs_BV, caches)`; caches are tensors whose first dimension is the row.
     """
 
-    history = None
+    history: int | None = None
 
     def __init__(self, lm: Any) -> None:
         self.lm = lm.eval()

@@ -150,8 +150,8 @@ class ScorerPool:
     def __init__(self, scorer: Scorer, num_utterances: int, device: torch.device, limit: int = 4096) -> None:
         self.scorer, self.limit, self.device = scorer, limit + num_utterances, device
         self.state = scorer.init(num_utterances, device)
-        self.roots = {(i, ()): i for i in range(num_utterances)}
-        self.row: dict[tuple[int, tuple[int, ...]], int] = dict(self.roots)  # the latest asked for stand last
+        self.roots: dict[tuple[int, tuple[int, ...]], int] = {(i, ()): i for i in range(num_utterances)}
+        self.row = dict(self.roots)  # the latest asked for stand last
 
     def rows(self, keys: Sequence[tuple[int, tuple[int, ...]]]) -> Tensor:
         """The row of each key in `state`."""
