@@ -369,6 +369,27 @@ class LmConfig(Section):
         require(self.transcripts or bool(self.text), "lm.text", self.text, "some files, or lm.transcripts=true")
 
 
+@dataclass
+class LangConfig(Section):
+    """Lexicon, word n-grams and decoding graphs, made by prepare.sh into data/<corpus>/lang_*/<lang.name> (conf/lang/)."""
+
+    name: Optional[str] = None  # None: make none
+    transcripts: bool = True  # learn from the transcripts of corpus.train
+    text: list[str] = field(default_factory=list)  # files of sentences besides, .gz or plain
+    lexicon: str = "tokens"  # words as the tokens spell them; or a file: lexicon.txt, or one called *cmudict*
+    max_words: Optional[int] = None  # the most frequent ones
+    orders: list[int] = field(default_factory=lambda: [3])  # n-grams to train; the first one goes into the graphs
+    prune: list[int] = field(default_factory=list)  # counts up to which n-grams of orders 1, 2, … are left out
+    graphs: list[str] = field(default_factory=lambda: ["HLG"])  # of HL, LG, HLG
+    modified: bool = False  # H without a blank between equal tokens
+
+    def check(self) -> None:
+        require(bool(self.orders) and min(self.orders) >= 1, "lang.orders", self.orders, "one or more orders from 1 on")
+        require(self.transcripts or bool(self.text), "lang.text", self.text, "some files, or lang.transcripts=true")
+        for graph in self.graphs:
+            one_of("lang.graphs", graph, ("HL", "LG", "HLG"))
+
+
 # ------------------------------------------------------------------------------------------------------------ decoding
 
 
@@ -408,6 +429,7 @@ class FastBeamConfig(Section):
     # Methods …_LG: a graph saved by toolkit.search.graphs.save_graph, or a text file with a phrase a line.
     graph: Optional[str] = None
     repeat: bool = True  # any number of the phrases of a text file in a row
+    allow_partial: bool = False  # where the graph's end cannot be reached, take what there is
 
     def check(self) -> None:
         require(self.beam > 0, "decoding.fast_beam.beam", self.beam, "more than 0")
@@ -452,7 +474,9 @@ class DecodingConfig(Section):
         one_of("decoding.lm_mode", self.lm_mode, ("fusion", "rescore"))
         for key in ("lm_scale", "lodr_scale", "bias_scale"):
             value = getattr(self, key)
-            good = bool(value != []) and all(isinstance(x, (int, float)) for x in (value if isinstance(value, list) else [value]))
+            good = bool(value != []) and all(
+                isinstance(x, (int, float)) for x in (value if isinstance(value, list) else [value])
+            )
             require(good, f"decoding.{key}", value, "a number or a list of numbers")
         texts = self.biasing if isinstance(self.biasing, list) else [self.biasing or ""]
         require(all(isinstance(x, str) for x in texts), "decoding.biasing", self.biasing, "a file or a list of phrases")
@@ -497,6 +521,7 @@ class Config(Section):
     optim: OptimConfig = MISSING
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     lm: LmConfig = field(default_factory=LmConfig)
+    lang: LangConfig = field(default_factory=LangConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     tables: TablesConfig = field(default_factory=TablesConfig)
 
@@ -514,6 +539,11 @@ class Config(Section):
     @property
     def tokens_dir(self) -> Path:
         return self.data_dir / self.tokens.dir_name
+
+    @property
+    def lang_dir(self) -> Path:
+        """Lexicon, word n-grams and decoding graphs, if lang.name says to make them."""
+        return self.tokens_dir / str(self.lang.name)
 
     @property
     def exp_dir(self) -> Path:

@@ -87,13 +87,18 @@ def _graph(config: DecodingConfig) -> Fsa:
     return load_graph(config.fast_beam.graph)
 
 
+def _fsa(config: DecodingConfig) -> dict[str, Any]:
+    """The options of the searches on graphs."""
+    return {"allow_partial": config.fast_beam.allow_partial, **_softmax(config)}
+
+
 def _nbest(config: DecodingConfig) -> dict[str, Any]:
     return {
         "num_paths": config.fast_beam.num_paths,
         "nbest_scale": config.fast_beam.nbest_scale,
         "merge": config.merge,
         "length_norm": config.length_norm,
-        **_softmax(config),
+        **_fsa(config),
     }
 
 
@@ -116,13 +121,13 @@ SEARCHES: dict[str, Search] = {
         scorers=scorers,
     ),
     "fast_beam_search": lambda model, enc, lens, config, scorers=(): fast_beam_search(
-        model, enc, lens, None, _bounds(config), **_softmax(config), scorers=scorers
+        model, enc, lens, None, _bounds(config), **_fsa(config), scorers=scorers
     ),
     "fast_beam_search_nbest": lambda model, enc, lens, config, scorers=(): fast_beam_search_nbest(
         model, enc, lens, None, _bounds(config), **_nbest(config), scorers=scorers
     ),
     "fast_beam_search_LG": lambda model, enc, lens, config, scorers=(): fast_beam_search(
-        model, enc, lens, _graph(config), _bounds(config), **_softmax(config), scorers=scorers
+        model, enc, lens, _graph(config), _bounds(config), **_fsa(config), scorers=scorers
     ),
     "fast_beam_search_nbest_LG": lambda model, enc, lens, config, scorers=(): fast_beam_search_nbest(
         model, enc, lens, _graph(config), _bounds(config), **_nbest(config), scorers=scorers
