@@ -76,6 +76,9 @@ def decode(config: Config) -> list[ResultRow]:
     folder.mkdir(parents=True, exist_ok=True)
     d = with_graph(d, tokenizer, folder)
     scoring = variants(d, tokenizer)
+    without = [method for method in d.methods if not takes_scorers(method)]
+    if without and (d.lm is not None or d.biasing is not None):
+        log.warning("decoding.lm and decoding.biasing have no part in %s", ", ".join(without))
     lattices = None
     if any(method in LATTICE_METHODS for method in d.methods):
         lattices = LatticeSearch(model, tokenizer, d.lattice, load_graphs(d.lattice, tokenizer, device, config.exp_dir))
