@@ -28,28 +28,40 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 sys.path.insert(0, str(HERE))
 
-import numpy as np
-from ctc_decoder_peers import emissions, peak_mib
+import numpy as np  # noqa: E402
+from ctc_decoder_peers import emissions, peak_mib  # noqa: E402
 
+WEIGHTS = {"lm_weight": 1.5, "word_score": 1.0}
 FLASHLIGHT = [
-    {"beam_size": b, "beam_threshold": t, "beam_size_token": k, "lm_weight": 1.5, "word_score": 1.0}
-    for b, t, k in [(5, 10, 29), (10, 7, 29), (10, 10, 29), (20, 10, 10), (50, 10, 10), (50, 10, 29), (100, 12, 10)]
-    + [(50, 15, 10), (100, 15, 10), (500, 15, 29)]
+    {"beam_size": b, "beam_threshold": t, "beam_size_token": k, **WEIGHTS}
+    for k, pairs in {
+        29: [(5, 10), (10, 7), (10, 10), (50, 10), (500, 15)],
+        10: [(20, 10), (50, 10), (100, 12), (50, 15), (100, 15)],
+    }.items()
+    for b, t in pairs
 ]
-FLASHLIGHT_WIDE = [
-    {"beam_size": b, "beam_threshold": 50, "beam_size_token": 29, "lm_weight": 1.5, "word_score": 1.0} for b in (50,)
-]
+FLASHLIGHT_WIDE = [{"beam_size": 50, "beam_threshold": 50, "beam_size_token": 29, **WEIGHTS}]
 PYCTCDECODE = [
     {"beam_width": b, "beam_prune_logp": p, "token_min_logp": m, "alpha": 0.6, "beta": 3.0}
-    for b, p, m in [(10, -5, -5), (10, -10, -5), (25, -10, -5), (50, -10, -5), (50, -10, -8), (100, -10, -8), (100, -15, -8)]
+    for b, p, m in [
+        (10, -5, -5),
+        (10, -10, -5),
+        (25, -10, -5),
+        (50, -10, -5),
+        (50, -10, -8),
+        (100, -10, -8),
+        (100, -15, -8),
+    ]
 ]
 OURS = [
-    {"beam_size": b, "beam_threshold": t, "merge": m, "blank_skip": s, "lm_weight": 1.5, "word_score": 1.0}
+    {"beam_size": b, "beam_threshold": t, "merge": m, "blank_skip": s, **WEIGHTS}
     for m, s in itertools.product(("history", "lm_state"), (None, 0.99))
-    for b, t in [(3, 7), (5, 7), (5, 10), (10, 8), (10, 10), (20, 10), (50, 10), (50, 12), (100, 12), (50, 15), (200, 15), (500, 15), (500, 20)]
+    for b, t in zip(
+        (3, 5, 5, 10, 10, 20, 50, 50, 100, 50, 200, 500, 500), (7, 7, 10, 8, 10, 10, 10, 12, 12, 15, 15, 15, 20)
+    )
 ]
 OURS_WIDE = [
-    {"beam_size": b, "beam_threshold": 50, "merge": m, "lm_weight": 1.5, "word_score": 1.0}
+    {"beam_size": b, "beam_threshold": 50, "merge": m, **WEIGHTS}
     for b, m in [(50, "history"), (1500, "history"), (1500, "lm_state")]
 ]
 FREE = [{"beam_size": b, "beam_threshold": 50} for b in (10, 100)]
@@ -84,9 +96,18 @@ def main() -> None:
 # --------------------------------------------------------------------------------------------------------------- processes
 
 
-def run_tool(tool: str, data: Path, configs: list[dict[str, Any]], python: str | None = None, **task: Any) -> dict[str, Any]:
+def run_tool(
+    tool: str, data: Path, configs: list[dict[str, Any]], python: str | None = None, **task: Any
+) -> dict[str, Any]:
     """Run a tool on all configs in a process of its own."""
-    task = {"tool": tool, "data": str(data.resolve()), "configs": configs, "lexicon_free": False, "utterances": 0, "nbest": 1} | task
+    task = {
+        "tool": tool,
+        "data": str(data.resolve()),
+        "configs": configs,
+        "lexicon_free": False,
+        "utterances": 0,
+        "nbest": 1,
+    } | task
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(Path(folder) / name) for name in ("task.json", "result.json")]
         Path(paths[0]).write_text(json.dumps(task))
@@ -118,14 +139,21 @@ def work(task_path: Path, result_path: Path) -> None:
     result: dict[str, Any] = {"base_mib": peak_mib(), "runs": []}
     start = time.perf_counter()
     lm = None if task["lexicon_free"] else NgramLM.load(folder / "lm.arpa.gz", cache=task.get("cache", True))
-    shared = {"lexicon": lexicon, "tokens": folder / "tokens.txt", "lm": lm, "blank_token": "<b>", "nbest": task["nbest"]}
+    shared = {
+        "lexicon": lexicon,
+        "tokens": folder / "tokens.txt",
+        "lm": lm,
+        "blank_token": "<b>",
+        "nbest": task["nbest"],
+    }
     ctc_decoder(**shared)
     result["load_s"] = time.perf_counter() - start
     for config in task["configs"]:
         decoder = ctc_decoder(**shared, **config)
-        start = time.perf_counter()
+        clock = time.perf_counter if task.get("wall") else time.process_time
+        start = clock()
         outputs = decoder(batch, lengths)
-        seconds = time.perf_counter() - start
+        seconds = clock() - start
         hyps = [[[h.score, h.words, h.tokens.tolist()] for h in nbest] for nbest in outputs]
         result["runs"].append({"config": config, "seconds": seconds, "outputs": hyps})
     result["peak_mib"] = peak_mib()
@@ -141,10 +169,19 @@ def check(data: Path, peer_python: str | None) -> int:
         sys.exit("--check needs --peer-python")
     failed = 0
     words = [
-        {"beam_size": b, "beam_threshold": t, "beam_size_token": k, "log_add": a, "lm_weight": 1.5, "word_score": 1.0}
-        for b, t, k, a in [(10, 10, 29, False), (50, 10, 29, False), (50, 10, 29, True), (50, 25, 10, False), (200, 15, 29, False)]
+        {"beam_size": b, "beam_threshold": t, "beam_size_token": k, "log_add": a, **WEIGHTS}
+        for b, t, k, a in [
+            (10, 10, 29, False),
+            (50, 10, 29, False),
+            (50, 10, 29, True),
+            (50, 25, 10, False),
+            (200, 15, 29, False),
+        ]
     ]
-    free = [{"beam_size": b, "beam_threshold": t, "log_add": a} for b, t, a in [(10, 50, False), (30, 25, False), (30, 25, True)]]
+    free = [
+        {"beam_size": b, "beam_threshold": t, "log_add": a}
+        for b, t, a in [(10, 50, False), (30, 25, False), (30, 25, True)]
+    ]
     for configs, task in ((words, {}), (free, {"lexicon_free": True, "utterances": 40})):
         theirs = run_tool("flashlight", data, configs, peer_python, nbest=5, **task)
         ours = run_tool("ours", data, configs, nbest=5, **task)
@@ -191,9 +228,21 @@ def runs_of(tool: str, result: dict[str, Any], refs: list[list[str]] | None) -> 
     """Text of the settings, without what all have in common."""
     found = []
     for run in result["runs"]:
-        shown = {k: v for k, v in run["config"].items() if k not in ("lm_weight", "word_score", "alpha", "beta") and v is not None}
+        shown = {
+            k: v
+            for k, v in run["config"].items()
+            if k not in ("lm_weight", "word_score", "alpha", "beta") and v is not None
+        }
         text = ", ".join(f"{k} {v}" for k, v in shown.items())
-        found.append(Run(tool, text, run["seconds"], word_error_rate(run["outputs"], refs) if refs else float("nan"), run["outputs"]))
+        found.append(
+            Run(
+                tool,
+                text,
+                run["seconds"],
+                word_error_rate(run["outputs"], refs) if refs else float("nan"),
+                run["outputs"],
+            )
+        )
     return found
 
 
@@ -206,16 +255,28 @@ def frontier(runs: list[Run]) -> list[Run]:
     return best
 
 
+def cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
 def measure(args: argparse.Namespace) -> None:
     refs = references(args.data)
     report = [
         f"## CTC decoders, {datetime.date.today()}\n",
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}; flashlight-text "
-        f"0.0.7, pyctcdecode 0.5 with kenlm {'' if args.peer_python else '(not run)'}. 200 utterances, 1,468 s of (simulated) emissions, "
-        "126,696 words, 3-gram; lm_weight 1.5 and word_score 1, pyctcdecode alpha 0.6 and beta 3. Wall time.\n",
+        f"{cpu_name()}, {os.cpu_count()} CPUs, Python {platform.python_version()}; flashlight-text 0.0.7, "
+        "pyctcdecode 0.5 with kenlm. 200 utterances, 73,402 frames of simulated emissions, 126,696 words, a 3-gram; "
+        "lm_weight 1.5 and word_score 1, pyctcdecode alpha 0.6 and beta 3. With one thread: CPU time of the process, as "
+        "other work shares the machine.\n",
         f"    python benchmarks/ctc_decoder.py --parts {' '.join(args.parts)}\n",
     ]
-    tables = {"load": load_table, "frontier": frontier_table, "threads": threads_table, "wide": wide_table, "free": free_table}
+    tables = {
+        "load": load_table,
+        "frontier": frontier_table,
+        "threads": threads_table,
+        "wide": wide_table,
+        "free": free_table,
+    }
     for part in args.parts:
         print(part, flush=True)
         report += tables[part](args, refs)
@@ -227,7 +288,7 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def load_table(args: argparse.Namespace, refs: list[list[str]]) -> list[str]:
-    config = {"beam_size": 50, "beam_threshold": 10, "lm_weight": 1.5, "word_score": 1.0}
+    config = {"beam_size": 50, "beam_threshold": 10, **WEIGHTS}
     rows = []
     if args.peer_python:
         for tool, c in (("flashlight", config), ("pyctcdecode", PYCTCDECODE[4])):
@@ -235,7 +296,11 @@ def load_table(args: argparse.Namespace, refs: list[list[str]]) -> list[str]:
     rows.append(("ours, ARPA.gz parsed", run_tool("ours", args.data, [config], cache=False)))
     run_tool("ours", args.data, [])  # so that there is a cache
     rows.append(("ours, ARPA.gz cached", run_tool("ours", args.data, [config])))
-    lines = ["### Loading lexicon and LM, and memory\n", "| | load s | peak MiB | of which before loading |", "|---|---|---|---|"]
+    lines = [
+        "### Loading lexicon and LM, and memory\n",
+        "| | load s | peak MiB | of which before loading |",
+        "|---|---|---|---|",
+    ]
     lines += [f"| {name} | {r['load_s']:.2f} | {r['peak_mib']:.0f} | {r['base_mib']:.0f} |" for name, r in rows]
     return [*lines, "\nBefore loading: Python, the libraries (ours: PyTorch) and the emissions.\n"]
 
@@ -247,14 +312,19 @@ def frontier_table(args: argparse.Namespace, refs: list[list[str]]) -> list[str]
         peers += runs_of("flashlight", run_tool("flashlight", args.data, FLASHLIGHT, args.peer_python), refs)
         peers += runs_of("pyctcdecode", run_tool("pyctcdecode", args.data, PYCTCDECODE, args.peer_python), refs)
     best = frontier(ours)
-    lines = ["### Time to WER, one thread\n", "| peers' joint frontier | WER % | s | ours, as good | WER % | s | times faster |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "### Time to WER, one thread\n",
+        "| peers' joint frontier | WER % | s | ours, as good | WER % | s | times faster |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for peer in frontier(peers):
         match = next((r for r in best if r.wer <= peer.wer + 1e-9), None)
         if match is None:
             lines.append(f"| {peer.tool}: {peer.settings} | {peer.wer:.2f} | {peer.seconds:.2f} | – | – | – | – |")
             continue
-        ratio = peer.seconds / match.seconds
-        lines.append(f"| {peer.tool}: {peer.settings} | {peer.wer:.2f} | {peer.seconds:.2f} | {match.settings} | {match.wer:.2f} | {match.seconds:.3f} | {ratio:.1f} |")
+        theirs = f"| {peer.tool}: {peer.settings} | {peer.wer:.2f} | {peer.seconds:.2f}"
+        ours_too = f"| {match.settings} | {match.wer:.2f} | {match.seconds:.3f}"
+        lines.append(f"{theirs} {ours_too} | {peer.seconds / match.seconds:.1f} |")
     lines += ["\nAll settings:\n", "| | settings | WER % | s |", "|---|---|---|---|"]
     lines += [f"| {r.tool} | {r.settings} | {r.wer:.2f} | {r.seconds:.3f} |" for r in peers + ours]
     if args.out:
@@ -264,9 +334,16 @@ def frontier_table(args: argparse.Namespace, refs: list[list[str]]) -> list[str]
 
 def threads_table(args: argparse.Namespace, refs: list[list[str]]) -> list[str]:
     configs = [c for c in OURS if c["merge"] == "history" and c["blank_skip"] is None and c["beam_size"] >= 10]
-    one, two = (runs_of("ours", run_tool("ours", args.data, configs, threads=n), None) for n in (1, 2))
-    lines = ["### Two threads\n", "| settings | 1 thread, s | 2 threads, s | times |", "|---|---|---|---|"]
-    return [*lines, *(f"| {a.settings} | {a.seconds:.3f} | {b.seconds:.3f} | {a.seconds / b.seconds:.2f} |" for a, b in zip(one, two)), ""]
+    one, two = (runs_of("ours", run_tool("ours", args.data, configs, threads=n, wall=True), None) for n in (1, 2))
+    lines = ["### Two threads\n", "| settings | 1 thread, wall s | 2 threads, wall s | times |", "|---|---|---|---|"]
+    return [
+        *lines,
+        *(
+            f"| {a.settings} | {a.seconds:.3f} | {b.seconds:.3f} | {a.seconds / b.seconds:.2f} |"
+            for a, b in zip(one, two)
+        ),
+        "",
+    ]
 
 
 def wide_table(args: argparse.Namespace, refs: list[list[str]]) -> list[str]:
@@ -280,7 +357,9 @@ def wide_table(args: argparse.Namespace, refs: list[list[str]]) -> list[str]:
 def free_table(args: argparse.Namespace, refs: list[list[str]]) -> list[str]:
     runs = runs_of("ours", run_tool("ours", args.data, FREE, lexicon_free=True), None)
     if args.peer_python:
-        runs += runs_of("flashlight", run_tool("flashlight", args.data, FREE[:1], args.peer_python, lexicon_free=True), None)
+        runs += runs_of(
+            "flashlight", run_tool("flashlight", args.data, FREE[:1], args.peer_python, lexicon_free=True), None
+        )
     lines = ["### Without lexicon and LM\n", "| | settings | s |", "|---|---|---|"]
     return [*lines, *(f"| {r.tool} | {r.settings} | {r.seconds:.2f} |" for r in runs), ""]
 
