@@ -27,12 +27,26 @@ from ops.ctc_loss import CtcLoss, ctc_loss
 from ops.dense import DenseFsaVec, convert_dense_to_fsa_vec, intersect_dense, intersect_dense_pruned
 from ops.depthwise_conv1d import depthwise_conv1d
 from ops.double_swish import double_swish
+from ops.forced_align import TokenSpan, forced_align, merge_tokens
 from ops.fsa import Fsa, create_fsa_vec, to_dot, to_str, to_str_simple
 from ops.fsa_attributes import compose_arc_maps
 from ops.fsa_properties import to_str as properties_to_str
 from ops.fsa_tensor import to_tensor
+from ops.lattice import (
+    get_aux_labels,
+    get_lattice,
+    nbest_decoding,
+    nbest_oracle,
+    one_best_decoding,
+    rescore_with_n_best_list,
+    rescore_with_whole_lattice,
+    without_path,
+)
 from ops.mutual_information import joint_mutual_information_recursion, mutual_information_recursion
+from ops.mwer_loss import MWERLoss, mwer_loss
+from ops.nbest import Nbest, edit_distance
 from ops.ngram import NgramLM
+from ops.online_dense import DecodeStateInfo, OnlineDenseIntersecter
 from ops.paths import is_rand_equivalent, levenshtein_alignment, random_paths, shortest_path
 from ops.ragged import (
     RaggedShape,
@@ -51,6 +65,7 @@ from ops.rewrite import (
     remove_epsilon,
     remove_epsilon_and_add_self_loops,
 )
+from ops.rnnt_decode import RnntDecodingConfig, RnntDecodingStream, RnntDecodingStreams
 from ops.rnnt_loss import (
     get_rnnt_logprobs,
     get_rnnt_logprobs_joint,
@@ -91,13 +106,21 @@ __all__ = [
     "CTCDecoderLMState",
     "CTCHypothesis",
     "CtcLoss",
+    "DecodeStateInfo",
     "DenseFsaVec",
     "DeterminizeWeightPushingType",
     "Fsa",
+    "MWERLoss",
+    "Nbest",
     "NgramLM",
+    "OnlineDenseIntersecter",
     "RaggedShape",
     "RaggedTensor",
+    "RnntDecodingConfig",
+    "RnntDecodingStream",
+    "RnntDecodingStreams",
     "SymbolTable",
+    "TokenSpan",
     "add_epsilon_self_loops",
     "arc_sort",
     "cat",
@@ -116,7 +139,11 @@ __all__ = [
     "determinize",
     "do_rnnt_pruning",
     "double_swish",
+    "edit_distance",
     "expand_ragged_attributes",
+    "forced_align",
+    "get_aux_labels",
+    "get_lattice",
     "get_rnnt_logprobs",
     "get_rnnt_logprobs_joint",
     "get_rnnt_logprobs_pruned",
@@ -138,9 +165,14 @@ __all__ = [
     "linear_fsa_with_self_loops",
     "linear_fst",
     "linear_fst_with_self_loops",
+    "merge_tokens",
     "minimize",
     "monotonic_lower_bound",
     "mutual_information_recursion",
+    "mwer_loss",
+    "nbest_decoding",
+    "nbest_oracle",
+    "one_best_decoding",
     "properties_to_str",
     "prune_on_arc_post",
     "push",
@@ -153,6 +185,8 @@ __all__ = [
     "remove_epsilon_and_add_self_loops",
     "remove_epsilon_self_loops",
     "replace_fsa",
+    "rescore_with_n_best_list",
+    "rescore_with_whole_lattice",
     "reverse",
     "rnnt_loss",
     "rnnt_loss_fused",
@@ -178,4 +212,5 @@ __all__ = [
     "trivial_graph",
     "union",
     "utils",
+    "without_path",
 ]

@@ -100,11 +100,18 @@ def intersect_device(
     return (ans, *maps) if ret_arc_maps else ans
 
 
-def compose(a_fsa: Fsa, b_fsa: Fsa, treat_epsilons_specially: bool = True, inner_labels: str | None = None) -> Fsa:
+def compose(
+    a_fsa: Fsa,
+    b_fsa: Fsa,
+    treat_epsilons_specially: bool = True,
+    inner_labels: str | None = None,
+    b_to_a_map: Tensor | None = None,
+) -> Fsa:
     """Transduces x to z if a_fsa transduces x to some y and b_fsa that y to z. Not connected.
 
     a_fsa needs aux_labels (ragged ones are expanded first); a b_fsa without aux_labels gives y itself.
     inner_labels: the name under which to keep y.
+    b_to_a_map: int32, which FSA of a_fsa each FSA of b_fsa goes with; default: the same number, or the only one.
     """
     if not hasattr(a_fsa, "aux_labels"):
         raise ValueError("compose: a_fsa has no aux_labels; for acceptors use intersect")
@@ -113,7 +120,13 @@ def compose(a_fsa: Fsa, b_fsa: Fsa, treat_epsilons_specially: bool = True, inner
     if not hasattr(b_fsa, "aux_labels"):
         b_fsa = b_fsa._with_shape(b_fsa._shape)
         b_fsa.aux_labels = b_fsa.labels.clone()
-    a_index, b_index = _pairs(a_fsa, b_fsa, "compose")
+    num_b = b_fsa.as_vec()._shape.dim0
+    if b_to_a_map is None:
+        a_index, b_index = _pairs(a_fsa, b_fsa, "compose")
+    elif b_to_a_map.shape == (num_b,):
+        a_index, b_index = b_to_a_map, torch.arange(num_b)
+    else:
+        raise ValueError(f"compose: b_to_a_map must have shape ({num_b},), got {tuple(b_to_a_map.shape)}")
     inner = torch.where(a_fsa.labels == -1, -1, a_fsa.aux_labels.int())  # type: ignore[union-attr]
     a = a_fsa._with_shape(a_fsa._shape)
     del a.aux_labels

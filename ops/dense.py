@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,8 +11,10 @@ from torch import Tensor
 
 from ops.fsa import Fsa
 from ops.fsa_attributes import arcs_of, call, fsa_from_unary_function_tensor, pick
-from ops.ragged import RaggedShape
+from ops.ragged import RaggedShape, RaggedTensor
 from ops.ragged.shape import counts_to_splits
+
+History = tuple[RaggedTensor, Tensor]  # active states [frame][token], and their scores
 
 
 class DenseFsaVec:
@@ -19,8 +23,7 @@ class DenseFsaVec:
     Args:
       log_probs: float (N, T, C), log-probabilities, or any scores, of labels 0 ... C - 1.
       supervision_segments: int32 (S, 3) on the CPU or log_probs' device; rows [index in the batch, first frame, number
-        of
-        frames]. In any order, overlaps allowed.
+        of frames]. In any order, overlaps allowed; a segment without frames accepts only what needs none.
       allow_truncate: a segment may stick out of T by up to so many frames, which are cut off.
     Raises ValueError for segments that do not lie inside.
     """
@@ -41,7 +44,7 @@ class DenseFsaVec:
         if allow_truncate > 0:
             segments[:, 2] = torch.where((over > 0) & (over <= allow_truncate), T - start, duration)
             index, start, duration = segments.unbind(1)
-        bad = (index < 0) | (index >= N) | (start < 0) | (duration <= 0) | (start + duration > T)
+        bad = (index < 0) | (index >= N) | (start < 0) | (duration < 0) | (start + duration > T)
         if bool(bad.any()):
             i = int(bad.nonzero()[0, 0])
             raise ValueError(
@@ -84,8 +87,8 @@ class DenseFsaVec:
         t = torch.arange(rows.numel(), device=self.device) - self.row_splits.long()[rows]
         is_end = (t == segments[rows, 2])[:, None]
         N, T, C = self.log_probs.shape
-        frame = (segments[rows, 0] * T + segments[rows, 1] + t).clamp(max=N * T - 1)
-        body = self.log_probs.reshape(N * T, C).index_select(0, frame).masked_fill(is_end, float("-inf"))
+        frame = torch.where(is_end[:, 0], -1, segments[rows, 0] * T + segments[rows, 1] + t)
+        body = pick(self.log_probs.reshape(N * T, C), frame, float("-inf"))
         end = torch.where(is_end, 0.0, float("-inf")).to(body.dtype)
         return torch.cat([end, body], dim=1)
 
@@ -149,6 +152,7 @@ def intersect_dense_pruned(
     frame_idx_name: str | None = None,
     allow_partial: bool = False,
     ret_arc_maps: bool = False,
+    history: Sequence[History] | None = None,
 ) -> Any:
     """As intersect_dense with a beam search, for large graphs: one for all segments, or one for each.
 
@@ -157,15 +161,17 @@ def intersect_dense_pruned(
       min_active_states, max_active_states: but at least and at most so many are kept.
       output_beam: how far behind the best whole path a path may fall in the result.
       allow_partial: where no path is complete, let every state that is active after the last frame be final.
+      history: for each segment what an earlier search over its first frames found (see OnlineDenseIntersecter); then
+        the result is (the usual one, the history of all frames).
     """
     return _intersect_dense(a_fsas, b_fsas, search_beam, output_beam, min_active_states, max_active_states,
-                            allow_partial, None, seqframe_idx_name, frame_idx_name, ret_arc_maps)  # fmt: skip
+                            allow_partial, None, seqframe_idx_name, frame_idx_name, ret_arc_maps, history)  # fmt: skip
 
 
 def _intersect_dense(
     a_fsas: Fsa, b_fsas: DenseFsaVec, search_beam: float, output_beam: float, min_active: int, max_active: int,
     allow_partial: bool, a_to_b_map: Tensor | None, seqframe_idx_name: str | None, frame_idx_name: str | None,
-    ret_arc_maps: bool,
+    ret_arc_maps: bool, history: Sequence[History] | None = None,
 ) -> Any:  # fmt: skip
     graphs = a_fsas.as_vec()
     num_a, num_b = graphs._shape.dim0, b_fsas.dim0()
@@ -186,25 +192,91 @@ def _intersect_dense(
     else:
         raise ValueError(f"intersect_dense: {num_a} graphs for {num_b} segments: need one, or one for each")
     log_probs = b_fsas.log_probs
-    *arcs, map_a, frame = call(
-        "fsa_intersect_dense", *graphs.splits(), graphs.arcs3, graphs.scores.detach().float().contiguous(),
+    float32 = graphs.scores.dtype == log_probs.dtype == torch.float32
+    inputs = (
+        *graphs.splits(), graphs.arcs3, graphs.scores.detach().float().contiguous(),
         log_probs.detach().float().contiguous(), b_fsas.segments.to(graphs.device), a_index.int().to(graphs.device),
         b_index.int().to(graphs.device), search_beam, output_beam, min_active, max_active, allow_partial,
     )  # fmt: skip
+    if history is None:
+        names = seqframe_idx_name is not None or frame_idx_name is not None
+        want_frame = names or ret_arc_maps or graphs.requires_grad or log_probs.requires_grad or not float32
+        *arcs, map_a, frame, values = call("fsa_intersect_dense", *inputs, want_frame)
+    else:
+        *arcs, map_a, frame, values, history = _go_on(inputs, history)
     shape, arcs3 = arcs_of(arcs, vec=True)
-    ans = fsa_from_unary_function_tensor(graphs, (shape, arcs3), map_a)
     _, T, C = log_probs.shape
-    segment = b_index.to(graphs.device)[shape.row_ids(1).long()[shape.row_ids(2).long()]]
-    index, start, _ = b_fsas.segments.to(graphs.device).long().unbind(1)
-    label = arcs3[:, 2].long()
-    place = torch.where(label >= 0, ((index[segment] * T + start[segment]) + frame) * C + label, -1)
-    ans.scores = ans.scores + pick(log_probs.reshape(-1), place)
-    seqframe = b_fsas.row_splits[segment] + frame
+
+    def segment() -> Tensor:
+        return b_index.to(graphs.device)[shape.row_ids(1).long()[shape.row_ids(2).long()]]
+
+    def place() -> Tensor:
+        """Where in log_probs.reshape(-1) each arc's frame score is; -1: it takes no frame."""
+        index, start, _ = b_fsas.segments.to(graphs.device).long()[segment()].unbind(1)
+        label = arcs3[:, 2].long()
+        return torch.where(label >= 0, ((index * T + start) + frame) * C + label, -1)
+
+    if float32:
+        scores = _ArcScores.apply(graphs.scores, log_probs, values, map_a, place)
+    else:
+        scores = pick(graphs.scores, map_a) + pick(log_probs.reshape(-1), place())
+    ans = fsa_from_unary_function_tensor(graphs, (shape, arcs3), map_a, scores)
+    if seqframe_idx_name is not None or ret_arc_maps:
+        seqframe = b_fsas.row_splits[segment()] + frame
     if seqframe_idx_name is not None:
         setattr(ans, seqframe_idx_name, seqframe)
     if frame_idx_name is not None:
         setattr(ans, frame_idx_name, frame)
-    return (ans, map_a, (seqframe.long() * (C + 1) + label + 1).int()) if ret_arc_maps else ans
+        setattr(ans, frame_idx_name + "_filler", -1)  # arcs that come in later, from an LM for instance, take no frame
+    result = (ans, map_a, (seqframe.long() * (C + 1) + arcs3[:, 2] + 1).int()) if ret_arc_maps else ans
+    return result if history is None else (result, history)
+
+
+class _ArcScores(torch.autograd.Function):
+    """`values`, which are pick(graph_scores, map_a) + pick(log_probs.reshape(-1), place()), with the gradients of that."""
+
+    @staticmethod
+    def forward(ctx: Any, graph_scores: Tensor, log_probs: Tensor, values: Tensor, map_a: Tensor, place: Any) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(map_a)
+        ctx.shapes, ctx.place = (graph_scores.shape, log_probs.shape), place
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        def spread(index: Tensor, shape: torch.Size) -> Tensor:
+            ans = grad.new_zeros(shape)
+            some = index >= 0
+            ans.reshape(-1).index_add_(0, index[some], grad[some])
+            return ans
+
+        (map_a,) = ctx.saved_tensors
+        wanted, (graph, dense) = ctx.needs_input_grad, ctx.shapes
+        return (
+            spread(map_a, graph) if wanted[0] else None,
+            spread(ctx.place(), dense) if wanted[1] else None,
+            None,
+            None,
+            None,
+        )
+
+
+def _go_on(inputs: tuple, history: Sequence[History]) -> Any:
+    """The search from where histories end: its six tensors and the new histories."""
+    lists = [tokens for tokens, _ in history]
+    frames = counts_to_splits(torch.tensor([x.dim0 for x in lists], dtype=torch.int64))
+    sizes = torch.cat([x.shape.counts(1) for x in lists]) if lists else torch.zeros(0, dtype=torch.int64)
+    states, scores = (
+        torch.cat(x) if x else torch.zeros(0) for x in ([x.values for x in lists], [scores for _, scores in history])
+    )
+    *result, frames, tokens, states, scores = call(
+        "fsa_intersect_dense_online", *inputs, frames, counts_to_splits(sizes), states.int(), scores.float()
+    )
+    new, all_tokens = [], RaggedTensor(RaggedShape(splits=[frames, tokens]), states)
+    begin = tokens.long()[frames.long()].tolist()
+    for i, (a, b) in enumerate(itertools.pairwise(begin)):
+        row = all_tokens.index(torch.tensor([i]))[0].remove_axis(0)
+        new.append((row, scores[a:b]))
+    return *result, new
 
 
 def convert_dense_to_fsa_vec(dense_fsa_vec: DenseFsaVec) -> Fsa:

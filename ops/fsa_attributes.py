@@ -50,6 +50,8 @@ def pick(value: Tensor | RaggedTensor, arc_map: Tensor, filler: float = 0) -> An
         return value.index(arc_map)[0]
     if value.shape[0] == 0:
         return value.new_full((arc_map.numel(), *value.shape[1:]), filler)
+    if arc_map.numel() and int(arc_map.min()) >= 0:
+        return value.index_select(0, arc_map)
     ans = value.index_select(0, arc_map.clamp(min=0))
     return ans.masked_fill((arc_map < 0).reshape(-1, *[1] * (value.ndim - 1)), filler)
 
@@ -61,9 +63,11 @@ def _bare(dest: Arcs | RaggedArcs | Fsa, scores: Tensor) -> Fsa:
     return Fsa.from_arcs(shape, arcs3, scores)
 
 
-def fsa_from_unary_function_tensor(src: Fsa, dest_arcs: Arcs | RaggedArcs | Fsa, arc_map: Tensor) -> Fsa:
-    """An Fsa with the given arcs whose scores and attributes come from src by a one-to-one arc map."""
-    ans = _bare(dest_arcs, pick(src.scores, arc_map))
+def fsa_from_unary_function_tensor(
+    src: Fsa, dest_arcs: Arcs | RaggedArcs | Fsa, arc_map: Tensor, scores: Tensor | None = None
+) -> Fsa:
+    """An Fsa with the given arcs whose scores (unless given) and attributes come from src by a one-to-one arc map."""
+    ans = _bare(dest_arcs, pick(src.scores, arc_map) if scores is None else scores)
     for name, value in src.named_tensor_attr(include_scores=False):
         setattr(ans, name, pick(value, arc_map, src.get_filler(name)))
     ans._non_tensor_attr.update(src._non_tensor_attr)

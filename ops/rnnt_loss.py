@@ -26,10 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ops.mutual_information import check_boundary, mutual_information_recursion
+from ops.mutual_information import mutual_information_recursion
+from ops.rnnt_additive import additive_log_probs
+from ops.rnnt_lattice import LogProbs, band_to_lattice, check_type, to_lattice
 
-RNNT_TYPES = ("regular", "modified", "constrained")
-LogProbs = tuple[Tensor, Tensor]
 Loss = Tensor | tuple[Tensor, LogProbs]
 
 
@@ -73,44 +73,11 @@ def get_rnnt_logprobs_smoothed(
     utterance's loss depends, a little, on the batch it is in. See `rnnt_loss_smoothed`.
     """
     _check_additive(lm, am, symbols, termination_symbol)
-    _check_type(rnnt_type)
+    check_type(rnnt_type)
     with torch.autocast(am.device.type, enabled=False):
-        am_NTC, lm_NSC = _full_precision(am), _full_precision(lm)
-        N, T, _ = am_NTC.shape
-        S = symbols.shape[1]
-        joint_scale = 1.0 - lm_only_scale - am_only_scale
-
-        # Less the maxima, the exponentials are in (0, 1]; `tiny` keeps the log finite should a product underflow.
-        am_max_NT1 = am_NTC.detach().amax(2, keepdim=True)
-        lm_max_NS1 = lm_NSC.detach().amax(2, keepdim=True)
-        am_probs_NTC = (am_NTC - am_max_NT1).exp()
-        lm_probs_NSC = (lm_NSC - lm_max_NS1).exp()
-        tiny = torch.finfo(am_NTC.dtype).tiny
-        normalizer_NTS = torch.matmul(am_probs_NTC, lm_probs_NSC.transpose(1, 2)).add(tiny).log()
-        normalizer_NTS = (normalizer_NTS + am_max_NT1 + lm_max_NS1.transpose(1, 2)) * joint_scale
-
-        symbol_am_NTS = am_NTC.gather(2, symbols[:, None, :].expand(N, T, S)) * (joint_scale + am_only_scale)
-        blank_am_NT1 = am_NTC[:, :, termination_symbol, None] * (joint_scale + am_only_scale)
-        symbol_lm_NS = lm_NSC[:, :S].gather(2, symbols[:, :, None]).squeeze(2) * (joint_scale + lm_only_scale)
-        blank_lm_NS = lm_NSC[:, :, termination_symbol] * (joint_scale + lm_only_scale)
-
-        if lm_only_scale != 0.0 or am_only_scale != 0.0:
-            lm_sum_NS1 = lm_probs_NSC.sum(2, keepdim=True)
-        if lm_only_scale != 0.0:
-            lm_normalizer_NS = (lm_sum_NS1.log() + lm_max_NS1).squeeze(2) * lm_only_scale
-            symbol_lm_NS = symbol_lm_NS - lm_normalizer_NS[:, :S]
-            blank_lm_NS = blank_lm_NS - lm_normalizer_NS
-        if am_only_scale != 0.0:
-            unigram_C = (lm_probs_NSC / lm_sum_NS1).mean(dim=(0, 1)) + tiny
-            log_unigram_C = unigram_C.log() * am_only_scale
-            symbol_lm_NS = symbol_lm_NS + log_unigram_C[symbols]
-            blank_lm_NS = blank_lm_NS + log_unigram_C[termination_symbol]
-            am_normalizer_NT1 = (torch.matmul(am_probs_NTC, unigram_C[:, None]).log() + am_max_NT1) * am_only_scale
-            normalizer_NTS = normalizer_NTS + am_normalizer_NT1
-
-        symbol_NTS = symbol_am_NTS + symbol_lm_NS[:, None, :] - normalizer_NTS[:, :, :S]
-        blank_NTS = blank_am_NT1 + blank_lm_NS[:, None, :] - normalizer_NTS
-        return _to_lattice(symbol_NTS, blank_NTS, boundary, rnnt_type)
+        return additive_log_probs(
+            lm, am, symbols, termination_symbol, lm_only_scale, am_only_scale, boundary, rnnt_type
+        )
 
 
 def get_rnnt_logprobs_joint(
@@ -127,12 +94,12 @@ def get_rnnt_logprobs_joint(
         raise ValueError(
             f"logits must be (N, T, S + 1, C) with S = {symbols.shape[1]} of symbols, got {tuple(logits.shape)}"
         )
-    _check_type(rnnt_type)
+    check_type(rnnt_type)
     symbols_NS1 = F.pad(symbols, (0, 1), value=termination_symbol)
     symbol_NTS, blank_NTS = _symbol_and_blank(
         logits, symbols_NS1[:, None, :].expand(N, T, S1), termination_symbol, use_hat_loss
     )
-    return _to_lattice(symbol_NTS[:, :, :-1], blank_NTS, boundary, rnnt_type)
+    return to_lattice(symbol_NTS[:, :, :-1], blank_NTS, boundary, rnnt_type)
 
 
 def get_rnnt_logprobs_pruned(
@@ -150,12 +117,12 @@ def get_rnnt_logprobs_pruned(
         raise ValueError(
             f"ranges must be int64 of shape {(N, T, R)}, got {ranges.dtype} of shape {tuple(ranges.shape)}"
         )
-    _check_type(rnnt_type)
+    check_type(rnnt_type)
     S1 = symbols.shape[1] + 1
     symbols_NS1 = F.pad(symbols, (0, 1), value=termination_symbol)
     symbols_NTR = symbols_NS1[:, None, :].expand(N, T, S1).gather(2, ranges)
     symbol_NTR, blank_NTR = _symbol_and_blank(logits, symbols_NTR, termination_symbol, use_hat_loss)
-    return _band_to_lattice(symbol_NTR, blank_NTR, ranges, S1, boundary, rnnt_type)
+    return band_to_lattice(symbol_NTR, blank_NTR, ranges, S1, boundary, rnnt_type)
 
 
 # ---------------------------------------------------------------------------------------------------------- losses
@@ -310,32 +277,6 @@ def _symbol_and_blank(logits: Tensor, symbols: Tensor, blank: int, use_hat_loss:
         return symbol, F.logsigmoid(blank_logit)
 
 
-def _band_to_lattice(
-    symbol_NTR: Tensor, blank_NTR: Tensor, ranges: Tensor, S1: int, boundary: Tensor | None, rnnt_type: str
-) -> LogProbs:
-    """`_to_lattice` of log-probabilities inside bands; those outside are -inf."""
-    outside_NTS = symbol_NTR.new_full((*ranges.shape[:2], S1), float("-inf"))
-    symbol_NTS = outside_NTS.scatter(2, ranges, symbol_NTR)[:, :, :-1]
-    return _to_lattice(symbol_NTS, outside_NTS.scatter(2, ranges, blank_NTR), boundary, rnnt_type)
-
-
-def _to_lattice(symbol_NTS: Tensor, blank_NTS: Tensor, boundary: Tensor | None, rnnt_type: str) -> LogProbs:
-    """Bring log-probabilities of symbols (N, T, S) and blanks (N, T, S + 1) into the form the recursion wants."""
-    px_NST, py_NST = symbol_NTS.transpose(1, 2), blank_NTS.transpose(1, 2)
-    if rnnt_type == "modified":
-        return px_NST, py_NST
-    if rnnt_type == "constrained":
-        return px_NST + py_NST[:, 1:], py_NST
-    N, S, T = px_NST.shape
-    # Past the last frame no symbol may be emitted, so the last arc of every path is a blank.
-    px_NST = F.pad(px_NST, (0, 1), value=float("-inf"))
-    boundary = check_boundary(boundary, N, S, T, px_NST.device)
-    if boundary is not None:
-        frame_T = torch.arange(T + 1, device=px_NST.device)
-        px_NST = px_NST.masked_fill(frame_T == boundary[:, 3, None, None], float("-inf"))
-    return px_NST, py_NST
-
-
 def _loss(
     px: Tensor, py: Tensor, boundary: Tensor | None, delay_penalty: float, reduction: str | None, return_grad: bool
 ) -> Any:
@@ -361,11 +302,6 @@ def _loss(
 
 def _full_precision(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def _check_type(rnnt_type: str) -> None:
-    if rnnt_type not in RNNT_TYPES:
-        raise ValueError(f"rnnt_type={rnnt_type!r}: expected one of {', '.join(RNNT_TYPES)}")
 
 
 def _check_additive(lm: Tensor, am: Tensor, symbols: Tensor, termination_symbol: int) -> None:

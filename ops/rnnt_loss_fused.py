@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ops import build, reference
 from ops.mutual_information import check_boundary
-from ops.rnnt_loss import _band_to_lattice, _check_symbols, _check_type, _full_precision, _loss, _to_lattice
+from ops.rnnt_lattice import band_to_lattice, check_type, to_lattice
+from ops.rnnt_loss import _check_symbols, _full_precision, _loss
 
 ACTIVATIONS = ("tanh", "swoosh_l", "swoosh_r", "identity")
 
@@ -40,7 +41,7 @@ def rnnt_loss_pruned_fused(
     activation: str = "tanh",
     reduction: str | None = "mean",
     use_hat_loss: bool = False,
-    keep_bytes: int = 0,
+    keep_bytes: int | None = None,
 ) -> Tensor:
     """`rnnt_loss_pruned` of linear(activation(am[t] + lm[s])), computed by tiles.
 
@@ -60,8 +61,9 @@ def rnnt_loss_pruned_fused(
       termination_symbol: the blank, in [0, V).
       boundary, rnnt_type, delay_penalty, reduction, use_hat_loss: as in `rnnt_loss`.
       activation: "tanh", "swoosh_l", "swoosh_r" or "identity".
-      keep_bytes: memory that may hold logits from the forward to the backward pass. Rows whose logits do not fit take
-        a fourth matrix product; in a trained model few rows get so far, see below.
+      keep_bytes: memory that may hold logits from the forward to the backward pass; None: a quarter of the logits, but
+        at most 64 MiB. Rows whose logits do not fit take a fourth matrix product; in a trained model few rows get so
+        far, see below.
 
     Returns:
       The loss, float32 (float64 for float64 inputs). +inf, with gradient 0, for an utterance without a path.
@@ -80,8 +82,8 @@ def rnnt_loss_pruned_fused(
     symbol_NTR, blank_NTR = _joiner_log_probs(
         am, lm, ranges, (joiner_weight, joiner_bias), symbols, termination_symbol, boundary, *options
     )
-    _check_type(rnnt_type)
-    px, py = _band_to_lattice(symbol_NTR, blank_NTR, ranges, symbols.shape[1] + 1, boundary, rnnt_type)
+    check_type(rnnt_type)
+    px, py = band_to_lattice(symbol_NTR, blank_NTR, ranges, symbols.shape[1] + 1, boundary, rnnt_type)
     return _loss(px, py, boundary, delay_penalty, reduction, return_grad=False)
 
 
@@ -98,7 +100,7 @@ def rnnt_loss_fused(
     activation: str = "tanh",
     reduction: str | None = "mean",
     use_hat_loss: bool = False,
-    keep_bytes: int = 0,
+    keep_bytes: int | None = None,
 ) -> Tensor:
     """The full (unpruned) transducer loss of linear(activation(am[t] + lm[s])) over every frame and position, by tiles.
 
@@ -110,8 +112,8 @@ def rnnt_loss_fused(
     symbol_NTS, blank_NTS = _joiner_log_probs(
         am, lm, None, (joiner_weight, joiner_bias), symbols, termination_symbol, boundary, *options
     )
-    _check_type(rnnt_type)
-    px, py = _to_lattice(symbol_NTS[:, :, :-1], blank_NTS, boundary, rnnt_type)
+    check_type(rnnt_type)
+    px, py = to_lattice(symbol_NTS[:, :, :-1], blank_NTS, boundary, rnnt_type)
     return _loss(px, py, boundary, delay_penalty, reduction, return_grad=False)
 
 
@@ -119,6 +121,13 @@ def tile_rows(is_cpu: bool, joiner_dim: int, num_classes: int) -> int:
     """Rows computed at a time: on a CPU a tile should stay in its caches, on a GPU it should fill the device."""
     numbers = 1 << 19 if is_cpu else 1 << 23
     return max(128, min(1 << 14, numbers // (joiner_dim + num_classes)))
+
+
+def rows_kept(num_rows: int, row_bytes: int, keep_bytes: int | None) -> int:
+    """How many rows of logits are kept from the forward to the backward pass."""
+    if keep_bytes is None:
+        return min(num_rows // 4, (64 << 20) // row_bytes)
+    return min(num_rows, keep_bytes // row_bytes)
 
 
 # ------------------------------------------------------------------------------------------------------------- checks
@@ -134,7 +143,7 @@ def _joiner_log_probs(
     boundary: Tensor | None,
     activation: str,
     hat: bool,
-    keep_bytes: int,
+    keep_bytes: int | None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the next symbol and of the blank, both (N, T, R); 0 where no path of the lattice leads."""
     weight, bias = linear
@@ -149,7 +158,7 @@ def _joiner_log_probs(
     boundary = check_boundary(boundary, N, S1 - 1, T, am.device)
     R = S1 if ranges is None else ranges.shape[2]
     needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (am, lm, weight, bias))
-    keep_rows = min(N * T * R, keep_bytes // (V * am.element_size())) if needs_grad else 0
+    keep_rows = rows_kept(N * T * R, V * am.element_size(), keep_bytes) if needs_grad else 0
     symbol, blank_, _, _ = _log_probs_op(
         am, lm, weight, bias, ranges, symbols, boundary, blank, activation, hat, keep_rows
     )

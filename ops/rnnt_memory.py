@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from ops.rnnt_loss_fused import tile_rows
+from ops.rnnt_loss_fused import rows_kept, tile_rows
 
 
 def rnnt_loss_memory(
@@ -18,7 +18,7 @@ def rnnt_loss_memory(
     s_range: int | None = None,
     dtype: torch.dtype = torch.float32,
     fused: bool = True,
-    keep_bytes: int = 0,
+    keep_bytes: int | None = None,
     is_cpu: bool = True,
 ) -> int:
     """Peak memory in bytes of forward and backward of the joiner and its loss, on top of am, lm and the weights.
@@ -50,15 +50,19 @@ def rnnt_loss_memory(
     # How many tensors of each size are alive at once was found by measuring; the larger of the two peaks counts: the
     # recursion, with what the joiner keeps for later, or the joiner's backward pass.
     if fused:
-        kept = min(rows, keep_bytes // (V * element)) * V * element
+        kept = rows_kept(rows, V * element, keep_bytes) * V * element
         # On a GPU, and in half precision, PyTorch's own steps make wide copies of a tile.
         copies = 0 if is_cpu and element >= 4 else 3 * wide
         tile = min(rows, tile_rows(is_cpu, D, V)) * ((2 * D + V) * element + (D + V) * copies)
         return kept + max(6 * lattice + 3 * per_row, 2 * lattice + 9 * per_row + tile + gradients)
+    # While the logits' sums of exponentials are made: their inputs (pruned: a row of lm for each position), logits, one
+    # copy of these. Later logits and their gradient beside the activations; then the gradients of activations and of
+    # their argument.
+    inputs = 0 if s_range is None else D
     kept = rows * (D + V) * element
-    # Logits and their gradient beside the activations; then the gradients of activations and of their argument.
+    forward = rows * (inputs + D + 2 * V) * element
     joiner = rows * max(D + 2 * V, 2 * D + V, (2 if s_range is None else 3) * D) * element
-    return max(kept + 6 * lattice + 3 * per_row, joiner + 2 * lattice + 4 * per_row)
+    return max(forward, kept + 6 * lattice + 3 * per_row, joiner + 2 * lattice + 4 * per_row)
 
 
 def measured_peak(run: Callable[[], object], device: str = "cpu") -> int:

@@ -39,13 +39,11 @@ __all__ = [
 
 
 def index_fsa(src: Fsa, indexes: Tensor) -> Fsa:
-    """The FsaVec of src's FSAs with these numbers (1-D int32), in this order, repeats allowed."""
+    """The FsaVec of src's FSAs with these numbers (1-D int32), in this order, repeats allowed; -1: one without states."""
     if not src.is_vec():
         raise ValueError("index_fsa takes an FsaVec")
     shape, arc_map = src._shape.index(0, indexes.to(src.device))
     assert arc_map is not None
-    if indexes.numel() and int(indexes.min()) < 0:
-        raise ValueError(f"index_fsa: indexes must not be negative, got {indexes.tolist()[:20]}")
     arcs = arcs_of((shape.row_splits(1), shape.row_splits(2), src.arcs3[arc_map.long()]), True)
     return fsa_from_unary_function_tensor(src, arcs, arc_map)
 

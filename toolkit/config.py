@@ -231,7 +231,24 @@ class ModelConfig(Section):
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     joiner_dim: int = 512
-    ctc_head: bool = False
+    transducer: bool = True  # a decoder and a joiner on the encoder
+    ctc_head: bool = False  # a linear layer on the encoder; either, or both
+
+    def check(self) -> None:
+        require(self.transducer or self.ctc_head, "model.transducer", False, "true, or model.ctc_head=true")
+
+
+@dataclass
+class LfMmiConfig(Section):
+    """How the mmi term counts the competitors of a transcript (toolkit/models/lf_mmi.py)."""
+
+    ngram_order: int = 2  # of the token n-gram of the training transcripts that weighs them
+    den_scale: float = 1.0
+    den_beam: float = 10.0  # competitors that fall more than this behind the best one are left out
+
+    def check(self) -> None:
+        require(self.ngram_order >= 1, "loss.lf_mmi.ngram_order", self.ngram_order, "at least 1")
+        require(self.den_beam > 0, "loss.lf_mmi.den_beam", self.den_beam, "more than 0")
 
 
 @dataclass
@@ -247,6 +264,8 @@ class LossConfig(Section):
     simple: Schedule = field(default_factory=lambda: Schedule(initial=1.0, final=0.5, warmup=0.1))
     pruned: Schedule = field(default_factory=lambda: Schedule(initial=0.1, final=1.0, warmup=0.1))
     ctc: Schedule = field(default_factory=lambda: Schedule(initial=0.0, final=0.0))
+    mmi: Schedule = field(default_factory=lambda: Schedule(initial=0.0, final=0.0))
+    lf_mmi: LfMmiConfig = field(default_factory=LfMmiConfig)
 
     def check(self) -> None:
         one_of("loss.rnnt_type", self.rnnt_type, ("regular", "modified", "constrained"))
@@ -257,6 +276,9 @@ class LossConfig(Section):
         """The terms that take part in training, by name."""
         terms = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {name: term for name, term in terms.items() if isinstance(term, Schedule) and term.used}
+
+
+LOSS_TERMS = {"transducer": ("simple", "pruned"), "ctc_head": ("ctc", "mmi")}  # which part of a model each one trains
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -293,6 +315,9 @@ class TrainerConfig(Section):
     num_epochs: int = 30
     max_steps: Optional[int] = None  # ends the run earlier; schedules stretch over what is then the whole run
     max_minutes: Optional[float] = None  # ends the process with a checkpoint; starting again goes on
+    init_from: Optional[str] = (
+        None  # fine-tuning: a checkpoint or run whose weights a new run begins with, where they fit
+    )
     accumulate: int = 1
     precision: str = "fp32"
     device: str = "auto"
@@ -310,22 +335,102 @@ class TrainerConfig(Section):
         require(self.accumulate > 0, "trainer.accumulate", self.accumulate, "at least 1")
 
 
+@dataclass
+class LmConfig(Section):
+    """A language model over the tokens (or, n-grams, the words) of a recognizer: recipes/librispeech/train_lm.py.
+
+    It has its own epochs and learning rate (AdamW, Noam), since the recognizer's recipe fits another model; everything
+    else of `trainer` holds for it, too.
+    """
+
+    kind: str = "lstm"
+    text: list[str] = field(default_factory=list)  # files of sentences besides the training transcripts, .gz or plain
+    transcripts: bool = True  # train on the transcripts of corpus.train
+    # lstm, transformer
+    dim: int = 256
+    num_layers: int = 2
+    num_heads: int = 4
+    feedforward_dim: int = 1024
+    dropout: float = 0.1
+    tied: bool = True  # embedding and output layer share their weights
+    batch_tokens: int = 4000
+    num_epochs: int = 10
+    lr: float = 2e-3
+    # ngram
+    order: int = 3
+    unit: str = "token"  # or "word"
+    prune: list[int] = field(default_factory=list)  # counts up to which n-grams of orders 1, 2, … are left out
+
+    def check(self) -> None:
+        one_of("lm.kind", self.kind, ("lstm", "transformer", "ngram"))
+        one_of("lm.unit", self.unit, ("token", "word"))
+        require(self.dim % self.num_heads == 0, "lm.dim", self.dim, f"a multiple of num_heads={self.num_heads}")
+        require(self.order >= 1, "lm.order", self.order, "at least 1")
+        require(self.transcripts or bool(self.text), "lm.text", self.text, "some files, or lm.transcripts=true")
+
+
 # ------------------------------------------------------------------------------------------------------------ decoding
+
+
+@dataclass
+class LatticeConfig(Section):
+    """Methods of toolkit/search/lattice.py, which decode the CTC head by graphs."""
+
+    search_beam: float = 20.0
+    output_beam: float = 8.0
+    min_active_states: int = 30
+    max_active_states: int = 10000
+    num_paths: int = 100  # n-best methods: paths drawn from a lattice
+    nbest_scale: float = 1.0  # less draws more varied paths
+    # All are tried in one run; the one with the lowest WER on the validation parts is reported for the test parts.
+    lm_scales: list[float] = field(default_factory=lambda: [0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.3])
+    posterior_scale: float = 1.0  # of scores, for confidences
+
+    def check(self) -> None:
+        require(len(self.lm_scales) > 0, "decoding.lattice.lm_scales", self.lm_scales, "at least one")
+        require(self.num_paths >= 1, "decoding.lattice.num_paths", self.num_paths, "at least 1")
+
+
+@dataclass
+class FastBeamConfig(Section):
+    """The methods fast_beam_search…: see toolkit/search/fast_beam.py."""
+
+    beam: float = 20.0
+    max_states: int = 64
+    max_contexts: int = 8
+    num_paths: int = 100  # n-best methods: paths drawn from a lattice
+    nbest_scale: float = 0.5  # less draws more varied paths
+    # Methods …_LG: a graph saved by toolkit.search.graphs.save_graph, or a text file with a phrase a line.
+    graph: Optional[str] = None
+    repeat: bool = True  # any number of the phrases of a text file in a row
+
+    def check(self) -> None:
+        require(self.beam > 0, "decoding.fast_beam.beam", self.beam, "more than 0")
+        for name in ("max_states", "max_contexts", "num_paths"):
+            require(getattr(self, name) >= 1, f"decoding.fast_beam.{name}", getattr(self, name), "at least 1")
 
 
 @dataclass
 class DecodingConfig(Section):
     methods: list[str] = field(default_factory=lambda: ["greedy_search", "modified_beam_search"])
-    max_symbols: int = 1  # greedy_search: symbols per frame; 0 means no limit
-    beam: int = 4  # modified_beam_search: hypotheses kept
+    max_symbols: int = 1  # greedy_search, beam_search: symbols per frame; 0 means no limit
+    beam: int = 4  # modified_beam_search, beam_search: hypotheses kept
+    temperature: float = 1.0  # all transducer searches: logits are divided by it
+    blank_penalty: float = 0.0  # all transducer searches: taken off the logit of blank
+    merge: str = "log_add"  # alignments of the same tokens: "log_add" or "max"
+    length_norm: bool = False  # rank the n-best list by score / (tokens + context size)
+    fast_beam: FastBeamConfig = field(default_factory=FastBeamConfig)
     max_duration: float = 200.0
     # Which model: "best", "last", an epoch number, or a path; `avg` averages that many epochs up to it.
     checkpoint: str = "best"
     avg: int = 1
     use_averaged_model: bool = True
+    lattice: LatticeConfig = field(default_factory=LatticeConfig)
 
     def check(self) -> None:
         require(self.avg >= 1, "decoding.avg", self.avg, "at least 1")
+        require(self.temperature > 0, "decoding.temperature", self.temperature, "more than 0")
+        one_of("decoding.merge", self.merge, ("log_add", "max"))
 
 
 @dataclass
@@ -341,12 +446,14 @@ class Config(Section):
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = MISSING
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    lm: LmConfig = field(default_factory=LmConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
 
     def check(self) -> None:
-        require(
-            self.model.ctc_head or not self.loss.ctc.used, "loss.ctc", self.loss.ctc, "weight 0, or model.ctc_head=true"
-        )
+        for head, has_head in (("ctc_head", self.model.ctc_head), ("transducer", self.model.transducer)):
+            for term in LOSS_TERMS[head]:
+                weight = getattr(self.loss, term)
+                require(has_head or not weight.used, f"loss.{term}", weight, f"weight 0, or model.{head}=true")
 
     @property
     def data_dir(self) -> Path:

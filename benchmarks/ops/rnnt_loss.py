@@ -6,6 +6,7 @@ Batches: two fixed shapes; (a) 30 random utterances of real training data, (b) r
 10,000 frames with padding. V = 500, joiner dimension 512, s_range 5. Contestants take turns, round after round, so that
 other work on the machine disturbs all alike; the best round counts. `bare` is what no pruned loss with a joiner can
 avoid: one activation and three matrix products over the batch's real rows.
+A second table has the loss without a joiner, `smoothed`, and the recursion; `bare` there is its three matrix products.
 Peers that are installed are measured, too: k2 and, with --full, torchaudio.
 
 With `--clock cpu`, one thread and the process's CPU time instead of wall time: for machines that others use as well.
@@ -31,6 +32,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import ops
+from ops import reference
 from ops.rnnt_memory import measured_peak
 
 V, D, R = 500, 512, 5
@@ -98,7 +100,7 @@ def batches(shapes_file: str | None, device: str, dtype: torch.dtype, scale: flo
 # ------------------------------------------------------------------------------------------------------- contestants
 
 
-def fused(batch: Batch, keep_bytes: int = 0) -> Tensor:
+def fused(batch: Batch, keep_bytes: int | None = None) -> Tensor:
     b = batch
     return ops.rnnt_loss_pruned_fused(
         b.am, b.lm, b.ranges, b.weight, b.bias, b.symbols, 0, b.boundary, keep_bytes=keep_bytes
@@ -166,6 +168,7 @@ def contestants(batch: Batch, full: bool) -> dict[str, Callable[[], object]]:
     runs: dict[str, Callable[[], object]] = {
         "bare": bare(batch),
         "fused": with_backward(lambda: fused(batch)),
+        "fused, no logits kept": with_backward(lambda: fused(batch, 0)),
         "fused, all logits kept": with_backward(lambda: fused(batch, 1 << 40)),
         "unfused": with_backward(lambda: unfused(batch)),
         "plain PyTorch": with_backward(lambda: plain_pytorch(batch)),
@@ -184,6 +187,40 @@ def contestants(batch: Batch, full: bool) -> dict[str, Callable[[], object]]:
             continue
         runs[name] = with_backward(lambda loss=loss, module=module: loss(module))
     return runs
+
+
+def joiner_free(batch: Batch) -> dict[str, Callable[[], object]]:
+    """The smoothed loss of random am and lm with V classes, and its parts."""
+    (N, T, _), S1 = batch.am.shape, batch.lm.shape[1]
+    am, lm, grad_NTS = (torch.randn(shape, device=batch.am.device) for shape in ((N, T, V), (N, S1, V), (N, T, S1)))
+    leaves = am.requires_grad_(), lm.requires_grad_()
+    lattice = [x.detach().requires_grad_() for x in ops.get_rnnt_logprobs(lm, am, batch.symbols, 0, batch.boundary)]
+
+    def bare() -> None:
+        with torch.no_grad():
+            torch.matmul(am, lm.transpose(1, 2))
+            torch.matmul(grad_NTS, lm)
+            torch.matmul(grad_NTS.transpose(1, 2), am)
+
+    def smoothed(lm_scale: float, am_scale: float) -> object:
+        arguments = (lm, am, batch.symbols, 0, lm_scale, am_scale, batch.boundary)
+        return torch.autograd.grad(ops.rnnt_loss_smoothed(*arguments), leaves)
+
+    def smoothed_pytorch() -> object:
+        px, py, *_ = reference.rnnt_additive_log_probs(
+            am, lm, None, batch.symbols, batch.boundary, 0, 0.25, 0.0, "regular"
+        )
+        return torch.autograd.grad(-ops.mutual_information_recursion(px, py, batch.boundary).mean(), leaves)
+
+    return {
+        "bare": bare,
+        "smoothed, lm 0.25": lambda: smoothed(0.25, 0.0),
+        "smoothed, lm 0.1, am 0.1": lambda: smoothed(0.1, 0.1),
+        "smoothed, lm 0.25, by PyTorch's ops": smoothed_pytorch,
+        "recursion": lambda: torch.autograd.grad(
+            ops.mutual_information_recursion(*lattice, batch.boundary).sum(), lattice
+        ),
+    }
 
 
 def check(batch: Batch) -> None:
@@ -217,21 +254,29 @@ def measure(
 
 
 def report(batch: Batch, runs: dict[str, Callable[[], object]], args: argparse.Namespace) -> str:
-    clock = time.process_time if args.clock == "cpu" else time.perf_counter
-    best = measure(runs, args.rounds, args.device, clock)
-    peaks = {name: measured_peak(run, args.device) for name, run in runs.items() if name != "bare"}
     N, T, _ = batch.am.shape
     frames = int(batch.boundary[:, 3].sum())
     lines = [
         f"### {batch.name}: N {N}, T {T}, U {batch.lm.shape[1] - 1}; {frames:,} frames, {batch.num_rows:,} joiner rows",
         "",
-        "| | ms | ÷ bare | peak MiB | ÷ unfused |",
-        "|---|---|---|---|---|",
+        *table(runs, "unfused", args),
+        "",
+        *table(joiner_free(batch), "smoothed, lm 0.25, by PyTorch's ops", args, 4),
     ]
-    for name, seconds in best.items():
-        memory = f"{peaks[name] / 2**20:.1f} | {peaks[name] / peaks['unfused']:.2f}" if name in peaks else "– | –"
-        lines.append(f"| {name} | {seconds * 1e3:.1f} | {seconds / best['bare']:.2f} | {memory} |")
     return "\n".join(lines) + "\n"
+
+
+def table(
+    runs: dict[str, Callable[[], object]], other: str, args: argparse.Namespace, more_rounds: int = 1
+) -> list[str]:
+    clock = time.process_time if args.clock == "cpu" else time.perf_counter
+    best = measure(runs, args.rounds * more_rounds, args.device, clock)
+    peaks = {name: measured_peak(run, args.device) for name, run in runs.items() if name != "bare"}
+    lines = [f"| | ms | ÷ bare | peak MiB | ÷ {other} |", "|---|---|---|---|---|"]
+    for name, seconds in best.items():
+        memory = f"{peaks[name] / 2**20:.1f} | {peaks[name] / peaks[other]:.2f}" if name in peaks else "– | –"
+        lines.append(f"| {name} | {seconds * 1e3:.1f} | {seconds / best['bare']:.2f} | {memory} |")
+    return lines
 
 
 def machine(device: str) -> str:
@@ -265,9 +310,9 @@ def main() -> None:
     for batch in batches(args.shapes, args.device, getattr(torch, args.dtype), args.scale):
         if args.only in batch.name:
             check(batch)
-            table = report(batch, contestants(batch, args.full), args)
-            print(table, flush=True)
-            text += table + "\n"
+            section = report(batch, contestants(batch, args.full), args)
+            print(section, flush=True)
+            text += section + "\n"
     if args.out:
         path = Path(args.out) / f"{datetime.date.today()}-rnnt_loss.md"
         with path.open("a") as file:

@@ -61,4 +61,12 @@ inline Tensor empty_like_shape(const Tensor& like, std::initializer_list<int64_t
   return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(sizes.begin(), sizes.size()), dtype);
 }
 
+// f(zero of the dtype), so that f can take its type.
+template <typename F>
+void with_float_type(const Tensor& x, F f) {
+  if (x.scalar_type() == ScalarType::Float) f(0.0f);
+  else if (x.scalar_type() == ScalarType::Double) f(0.0);
+  else STD_TORCH_CHECK(false, "expected float32 or float64");
+}
+
 }  // namespace lattica

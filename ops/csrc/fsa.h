@@ -47,23 +47,32 @@ struct FsaResult {
   int64_t error_value = 0;
 };
 
-// Which states are reached from the start / reach the final state.
+// Which states are reached from the start. One sweep up the states, which is all that a top-sorted automaton needs; states found
+// below where the sweep is are followed afterwards.
 inline void mark_accessible(const FsaView& fsa, std::vector<char>* seen) {
   seen->assign(fsa.num_states, 0);
   if (fsa.num_states == 0) return;
-  std::vector<int32_t> stack{0};
-  (*seen)[0] = 1;
+  char* const flags = seen->data();
+  std::vector<int32_t> stack;
+  const auto visit = [&](int32_t s, int32_t above) {
+    for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a) {
+      const int32_t d = fsa.arcs[a].dest;
+      if (flags[d]) continue;
+      flags[d] = 1;
+      if (d <= above) stack.push_back(d);
+    }
+  };
+  flags[0] = 1;
+  for (int32_t s = 0; s < fsa.num_states; ++s)
+    if (flags[s]) visit(s, s);
   while (!stack.empty()) {
     const int32_t s = stack.back();
     stack.pop_back();
-    for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a) {
-      const int32_t d = fsa.arcs[a].dest;
-      if (!(*seen)[d]) (*seen)[d] = 1, stack.push_back(d);
-    }
+    visit(s, fsa.num_states);
   }
 }
 
-// The arcs that enter each state, grouped by state: entering[ends[s - 1]] ... (counting sort).
+// The arcs that enter each state, grouped by state: entering[splits[s]] ... (counting sort).
 inline void entering_arcs(const FsaView& fsa, std::vector<int32_t>* splits, std::vector<int32_t>* entering) {
   splits->assign(fsa.num_states + 1, 0);
   entering->resize(fsa.num_arcs());
@@ -74,18 +83,32 @@ inline void entering_arcs(const FsaView& fsa, std::vector<int32_t>* splits, std:
   for (int32_t a = first; a < first + fsa.num_arcs(); ++a) (*entering)[next[fsa.arcs[a].dest]++] = a;
 }
 
+// Which states reach the final state. Sweeps down the states; if a few do not settle it, arcs are followed backwards.
 inline void mark_coaccessible(const FsaView& fsa, std::vector<char>* seen) {
   seen->assign(fsa.num_states, 0);
   if (fsa.num_states == 0) return;
-  std::vector<int32_t> splits, entering, stack{fsa.final_state()};
+  char* const flags = seen->data();
+  flags[fsa.final_state()] = 1;
+  constexpr int kSweeps = 4;
+  for (int sweep = 0; sweep < kSweeps; ++sweep) {
+    int32_t found = 0, left = 0;
+    for (int32_t s = fsa.num_states - 2; s >= 0; --s) {
+      if (flags[s]) continue;
+      for (int32_t a = fsa.begin(s); a < fsa.end(s) && !flags[s]; ++a) flags[s] = flags[fsa.arcs[a].dest];
+      (flags[s] ? found : left) += 1;
+    }
+    if (found == 0 || left == 0) return;
+  }
+  std::vector<int32_t> splits, entering, stack;
   entering_arcs(fsa, &splits, &entering);
-  (*seen)[fsa.final_state()] = 1;
+  for (int32_t s = 0; s < fsa.num_states; ++s)
+    if (flags[s]) stack.push_back(s);
   while (!stack.empty()) {
     const int32_t s = stack.back();
     stack.pop_back();
     for (int32_t i = splits[s]; i < splits[s + 1]; ++i) {
       const int32_t p = fsa.arcs[entering[i]].src;
-      if (!(*seen)[p]) (*seen)[p] = 1, stack.push_back(p);
+      if (!flags[p]) flags[p] = 1, stack.push_back(p);
     }
   }
 }
@@ -95,15 +118,18 @@ inline FsaResult renumber(const FsaView& fsa, const std::vector<int32_t>& order,
                           const std::vector<int32_t>& old_states) {
   FsaResult out;
   out.num_states = static_cast<int32_t>(old_states.size());
-  out.arcs.reserve(fsa.num_arcs());
-  out.map_a.reserve(fsa.num_arcs());
+  out.arcs.resize(fsa.num_arcs());
+  out.map_a.resize(fsa.num_arcs());
+  size_t n = 0;
   for (int32_t s : old_states)
     for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a) {
       const Arc& arc = fsa.arcs[a];
       if (order[arc.dest] < 0) continue;
-      out.arcs.push_back({order[s], order[arc.dest], arc.label});
-      out.map_a.push_back(a);
+      out.arcs[n] = {order[s], order[arc.dest], arc.label};
+      out.map_a[n++] = a;
     }
+  out.arcs.resize(n);
+  out.map_a.resize(n);
   return out;
 }
 

@@ -1,7 +1,8 @@
 // Intersection of an automaton with a matrix of frame scores, by token passing with beams; one utterance a call.
 //
-// A token is a state that is active between two frames, with the score of the best path to it. All arcs between surviving
-// tokens are kept, then those whose best path falls more than output_beam behind the best of all are dropped.
+// A token is a state that is active between two frames, with the score of the best path to it. Going forward keeps only tokens;
+// going back walks the arcs again, from each token to those of the next frame that lie on a good path to the end, and keeps those
+// whose best path falls at most output_beam behind the best of all. So memory is tokens and what is returned, not all arcs tried.
 #pragma once
 
 #include <algorithm>
@@ -24,72 +25,148 @@ struct Beams {
   bool allow_partial;  // if no path is complete, count every token after the last frame as final
 };
 
-// map_a: the arc of the graph, map_b: the frame (num_frames for arcs into the final state).
+// The tokens before the first frame and after each frame, in one list: what a search needs to go on later.
+struct TokenHistory {
+  std::vector<int32_t> frame_ends, states;
+  std::vector<float> scores;
+};
+
+// Where one utterance's result goes: its part of the tensors of the whole vector.
+struct DenseOutput {
+  int32_t first_arc;      // arcs of the utterances before
+  int32_t* state_splits;  // one a state
+  Arc* arcs;
+  int32_t *map_a, *frame;  // the arc of the graph (-1: none); if not null, the frame, num_frames for arcs into the final state
+  float* scores;
+};
+
+// First search(), which says how large the result is, then write().
 class DenseIntersecter {
  public:
+  // Labels of the graph must be below num_labels.
   DenseIntersecter(const FsaView& graph, const float* arc_scores, const DenseView& dense, const Beams& beams)
-      : graph_(graph), arc_scores_(arc_scores), dense_(dense), beams_(beams), token_of_(graph.num_states, -1),
-        frames_(dense.num_frames + 1), links_(dense.num_frames + 1) {}
+      : graph_(graph), arc_scores_(arc_scores), dense_(dense), beams_(beams), state_score_(graph.num_states, kNone),
+        state_token_(graph.num_states), row_(dense.num_labels + 1, kNone), frames_(1), links_(dense.num_frames + 1) {
+    frames_.reserve(dense.num_frames + 2);
+  }
 
-  FsaResult run() {
-    if (graph_.num_states == 0) return std::move(out_);
-    frames_[0] = {{0, 0.0f, kNone}};
-    for (int32_t t = 0; t < dense_.num_frames && !out_.error; ++t) advance(t);
-    if (out_.error) return std::move(out_);
-    finish();
-    const float best = backward();
-    if (best != kNone) emit();
-    return std::move(out_);
+  // Tokens of the first frames, found in an earlier run: `ends` says where each of the num_lists lists ends.
+  void resume(int32_t num_lists, const int32_t* ends, const int32_t* states, const float* scores) {
+    if (num_lists == 0) return;
+    frames_.assign(num_lists, {});
+    for (int32_t t = 0, k = 0; t < num_lists; ++t)
+      for (; k < ends[t]; ++k) frames_[t].push_back({states[k], scores[k]});
+    resumed_ = true;
+  }
+
+  void search() {
+    if (graph_.num_states == 0) return;
+    if (!resumed_) frames_[0] = {{0, 0.0f}};
+    for (int32_t t = static_cast<int32_t>(frames_.size()) - 1; t < dense_.num_frames; ++t) advance(t);
+    if (finish()) {
+      for (int32_t t = dense_.num_frames - 1; t >= 0; --t) retreat(t);
+      number();
+    }
+    release(&state_score_);  // the result is what stays in memory, not tables over the graph's states
+    release(&state_token_);
+  }
+
+  int32_t num_states() const { return num_states_; }
+  int64_t num_arcs() const { return num_arcs_; }
+
+  void write(const DenseOutput& out) {
+    if (num_states_ == 0) return;
+    state_token_.resize(graph_.num_states);
+    int32_t k = 0;
+    for (int32_t t = 0; t <= dense_.num_frames; ++t) {
+      const bool last = t == dense_.num_frames;
+      const float* frame = dense_.scores + t * dense_.stride;
+      number_states(t + 1);
+      for (size_t i = 0; i < frames_[t].size(); ++i) {
+        const Token& from = frames_[t][i];
+        if (from.number < 0) continue;
+        out.state_splits[from.number] = out.first_arc + k;
+        for (int32_t j = i == 0 ? 0 : frames_[t][i - 1].links_end; j < from.links_end; ++j, ++k) {
+          const int32_t a = links_[t][j], label = last ? -1 : graph_.arcs[a].label;
+          out.arcs[k] = {from.number, last ? num_states_ - 1 : state_token_[graph_.arcs[a].dest], label};
+          out.map_a[k] = a;
+          if (out.frame) out.frame[k] = t;
+          out.scores[k] = (a < 0 ? 0.0f : arc_scores_[a]) + (last ? 0.0f : frame[label]);
+        }
+      }
+    }
+    out.state_splits[num_states_ - 1] = out.first_arc + k;
+    release(&links_);
+    release(&state_token_);
+  }
+
+  TokenHistory history() const {
+    TokenHistory ans;
+    for (int32_t t = 0; t <= dense_.num_frames && t < static_cast<int32_t>(frames_.size()); ++t) {  // not the final one
+      for (const Token& token : frames_[t]) ans.states.push_back(token.state), ans.scores.push_back(token.forward);
+      ans.frame_ends.push_back(static_cast<int32_t>(ans.states.size()));
+    }
+    return ans;
   }
 
  private:
   static constexpr float kNone = -std::numeric_limits<float>::infinity();
   struct Token {
     int32_t state;
-    float forward, backward;
-    int32_t number = -1;  // in the result; -2: on a way to the end
-  };
-  struct Link {  // ordered by the token it leaves
-    int32_t src, dest, arc;
-    float score;
+    float forward;
+    float backward = kNone;  // -inf: on no path that is good enough
+    int32_t number = -1;     // in the result; -2: reached, number to come
+    int32_t links_end = 0;   // of the links that leave it, which follow those of the token before
   };
 
-  void advance(int32_t t) {
-    const std::vector<Token>& now = frames_[t];
-    std::vector<Token>& next = frames_[t + 1];
-    std::vector<Link>& links = links_[t];
+  template <typename T>
+  static void release(std::vector<T>* v) { std::vector<T>().swap(*v); }
+
+  // The frame's scores by label + 1, so that label -1, which takes no frame, needs no test. nan counts as -inf.
+  const float* row(int32_t t) {
     const float* frame = dense_.scores + t * dense_.stride;
-    float best = kNone;
-    for (size_t i = 0; i < now.size(); ++i) {
-      const float before = now[i].forward;
-      for (int32_t a = graph_.begin(now[i].state); a < graph_.end(now[i].state); ++a) {
-        const Arc& arc = graph_.arcs[a];
-        if (arc.label < 0) continue;
-        if (arc.label >= dense_.num_labels) {
-          out_.error = "intersect_dense: a label of the graph is beyond the columns of the scores";
-          return;
-        }
-        const float score = arc_scores_[a] + frame[arc.label];
-        const float forward = before + score;
-        if (!(forward > kNone)) continue;
-        if (beams_.min_active == 0 && forward < best - beams_.search) continue;  // else it may be among the kept ones
-        if (forward > best) best = forward;
-        int32_t& token = token_of_[arc.dest];
-        if (token < 0) {
-          token = static_cast<int32_t>(next.size());
-          next.push_back({arc.dest, forward, kNone});
-        } else if (forward > next[token].forward) {
-          next[token].forward = forward;
-        }
-        links.push_back({static_cast<int32_t>(i), token, a, score});
-      }
-    }
-    for (const Token& token : next) token_of_[token.state] = -1;
-    prune(best, &next, &links);
+    for (int32_t c = 0; c < dense_.num_labels; ++c) row_[c + 1] = frame[c] > kNone ? frame[c] : kNone;
+    return row_.data() + 1;
   }
 
-  // Drop tokens below the beam, and the links into them.
-  void prune(float best, std::vector<Token>* tokens, std::vector<Link>* links) {
+  // By state, the number in the result of the tokens before frame t.
+  void number_states(int32_t t) {
+    for (const Token& token : frames_[t]) state_token_[token.state] = token.number;
+  }
+
+  void advance(int32_t t) {
+    const float* frame = row(t);
+    frames_.emplace_back();
+    const std::vector<Token>& now = frames_[t];
+    std::vector<Token>& next = frames_[t + 1];
+    touched_.clear();
+    const bool may_drop = beams_.min_active == 0;  // else what falls below the beam may be among the kept ones
+    float best = kNone, floor = kNone;
+    for (const Token& token : now) {
+      const float before = token.forward;
+      const int32_t end = graph_.end(token.state);
+      for (int32_t a = graph_.begin(token.state); a < end; ++a) {
+        const Arc& arc = graph_.arcs[a];
+        const float forward = before + (arc_scores_[a] + frame[arc.label]);
+        float& known = state_score_[arc.dest];
+        if (!(forward > known) || forward < floor) continue;
+        if (known == kNone) touched_.push_back(arc.dest);
+        known = forward;
+        if (forward > best) {
+          best = forward;
+          if (may_drop) floor = best - beams_.search;
+        }
+      }
+    }
+    next.reserve(touched_.size());
+    for (const int32_t state : touched_) {
+      next.push_back({state, state_score_[state]});
+      state_score_[state] = kNone;
+    }
+    prune(best, &next);
+  }
+
+  void prune(float best, std::vector<Token>* tokens) {
     const size_t n = tokens->size();
     float cutoff = best - beams_.search;
     const auto nth_best = [&](size_t k) {  // the score of which k tokens are at least as good
@@ -106,83 +183,105 @@ class DenseIntersecter {
       cutoff = nth_best(std::min<size_t>(n, beams_.min_active));
     }
     if (n == above && above <= static_cast<size_t>(beams_.max_active)) return;
-    kept_.assign(n, -1);
     int32_t count = 0;
     for (size_t i = 0; i < n; ++i)
-      if ((*tokens)[i].forward >= cutoff && count < beams_.max_active) {
-        kept_[i] = count;
-        (*tokens)[count++] = (*tokens)[i];
-      }
+      if ((*tokens)[i].forward >= cutoff && count < beams_.max_active) (*tokens)[count++] = (*tokens)[i];
     tokens->resize(count);
-    size_t used = 0;
-    for (const Link& link : *links)
-      if (kept_[link.dest] >= 0) {
-        (*links)[used] = link;
-        (*links)[used++].dest = kept_[link.dest];
-      }
-    links->resize(used);
   }
 
-  // Arcs into the final state take no frame.
-  void finish() {
-    const std::vector<Token>& last = frames_.back();
-    for (size_t i = 0; i < last.size(); ++i)
-      for (int32_t a = graph_.begin(last[i].state); a < graph_.end(last[i].state); ++a)
-        if (graph_.arcs[a].label == -1 && arc_scores_[a] > kNone)
-          links_.back().push_back({static_cast<int32_t>(i), 0, a, arc_scores_[a]});
-    if (links_.back().empty() && beams_.allow_partial)
-      for (size_t i = 0; i < last.size(); ++i) links_.back().push_back({static_cast<int32_t>(i), 0, -1, 0.0f});
-    frames_.push_back({{graph_.final_state(), kNone, 0.0f, -2}});
-  }
-
-  // Scores to the end; tokens on a way to it that is good enough get number -2. Returns the score of the best path.
-  float backward() {
+  // Arcs into the final state take no frame. False if there is no path.
+  bool finish() {
+    std::vector<Token>& last = frames_[dense_.num_frames];
     float best = kNone;
-    for (const Link& link : links_.back()) best = std::max(best, frames_[dense_.num_frames][link.src].forward + link.score);
-    if (best == kNone) return best;
+    const auto each_end = [&](const Token& token, const auto& f) {  // f(arc, score)
+      for (int32_t a = graph_.begin(token.state); a < graph_.end(token.state); ++a)
+        if (graph_.arcs[a].label == -1 && arc_scores_[a] > kNone) f(a, arc_scores_[a]);
+    };
+    for (const Token& token : last)
+      each_end(token, [&](int32_t, float score) { best = std::max(best, token.forward + score); });
+    const bool partial = !(best > kNone) && beams_.allow_partial;
+    if (partial)
+      for (const Token& token : last) best = std::max(best, token.forward);
+    if (!(best > kNone)) return false;
     cutoff_ = best - beams_.output;
-    for (int32_t t = dense_.num_frames; t >= 0; --t)
-      for (const Link& link : links_[t]) {
-        Token& from = frames_[t][link.src];
-        const Token& to = frames_[t + 1][link.dest];
-        if (to.number == -1) continue;
-        const float rest = link.score + to.backward;
-        from.backward = std::max(from.backward, rest);
-        if (from.forward + rest >= cutoff_) from.number = -2;
-      }
-    return best;
-  }
-
-  void emit() {
-    frames_[0][0].number = 0;
-    int32_t count = 1;
-    for (int32_t t = 0; t <= dense_.num_frames; ++t) {
-      const size_t first = out_.arcs.size();
-      for (const Link& link : links_[t]) {
-        const Token& from = frames_[t][link.src];
-        Token& to = frames_[t + 1][link.dest];
-        if (from.number < 0 || to.number == -1 || from.forward + link.score + to.backward < cutoff_) continue;
-        if (to.number == -2) to.number = -3;  // reached; numbered below, in the order of the tokens
-        out_.arcs.push_back({from.number, link.dest, t == dense_.num_frames ? -1 : graph_.arcs[link.arc].label});
-        out_.map_a.push_back(link.arc);
-        out_.map_b.push_back(t);
-      }
-      for (Token& token : frames_[t + 1]) token.number = token.number == -3 ? count++ : -1;
-      for (size_t k = first; k < out_.arcs.size(); ++k) out_.arcs[k].dest = frames_[t + 1][out_.arcs[k].dest].number;
+    std::vector<int32_t>& links = links_[dense_.num_frames];
+    for (Token& token : last) {
+      const auto add = [&](int32_t arc, float score) {
+        if (token.forward + score < cutoff_) return;
+        token.backward = std::max(token.backward, score);
+        links.push_back(arc);
+      };
+      if (partial) add(-1, 0.0f); else each_end(token, add);
+      token.links_end = static_cast<int32_t>(links.size());
     }
-    out_.num_states = count;
+    return true;
   }
 
-  const FsaView& graph_;
+  // The good links from the tokens before frame t to those after it, and with them the former's scores to the end.
+  void retreat(int32_t t) {
+    const float* frame = row(t);
+    const std::vector<Token>& next = frames_[t + 1];
+    for (const Token& token : next) state_score_[token.state] = token.backward;
+    found_.clear();
+    for (Token& token : frames_[t]) {
+      const int32_t end = graph_.end(token.state);
+      float top = kNone;
+      for (int32_t a = graph_.begin(token.state); a < end; ++a) {
+        const Arc& arc = graph_.arcs[a];
+        const float after = state_score_[arc.dest];
+        if (after == kNone) continue;
+        const float rest = (arc_scores_[a] + frame[arc.label]) + after;
+        if (!(token.forward + rest >= cutoff_) || rest == kNone) continue;
+        found_.push_back(a);
+        top = std::max(top, rest);
+      }
+      token.backward = top;
+      token.links_end = static_cast<int32_t>(found_.size());
+    }
+    links_[t].assign(found_.begin(), found_.end());
+    for (const Token& token : next) state_score_[token.state] = kNone;
+  }
+
+  // Number the tokens that good links reach, frame by frame.
+  void number() {
+    frames_.push_back({{graph_.final_state(), 0.0f, 0.0f}});
+    frames_[0][0].number = 0;
+    num_states_ = 1;
+    for (int32_t t = 0; t <= dense_.num_frames; ++t) {
+      std::vector<Token>& next = frames_[t + 1];
+      for (size_t j = 0; j < next.size(); ++j) state_token_[next[j].state] = static_cast<int32_t>(j);
+      int32_t begin = 0;
+      for (const Token& from : frames_[t]) {
+        if (from.number >= 0) {
+          for (int32_t j = begin; j < from.links_end; ++j)
+            next[t == dense_.num_frames ? 0 : state_token_[graph_.arcs[links_[t][j]].dest]].number = -2;
+          num_arcs_ += from.links_end - begin;
+        }
+        begin = from.links_end;
+      }
+      for (Token& token : next)
+        if (token.number == -2) token.number = num_states_++;
+    }
+  }
+
+  const FsaView graph_;
   const float* arc_scores_;
   const DenseView dense_;
   const Beams beams_;
-  std::vector<int32_t> token_of_, kept_;
-  std::vector<float> ranks_;
+  // By state, within a frame: its score as a token, forward or backward (-inf: none), and which token it is.
+  std::vector<float> state_score_;
+  std::vector<int32_t> state_token_;
+  std::vector<float> row_, ranks_;
+  std::vector<int32_t> touched_;
   std::vector<std::vector<Token>> frames_;
-  std::vector<std::vector<Link>> links_;
+  // For each frame the good arcs out of its tokens, -1 for the end of a partial path; with the graph's arcs large as it is, a
+  // lattice may have most of them, so nothing more is kept of each.
+  std::vector<int32_t> found_;
+  std::vector<std::vector<int32_t>> links_;
+  bool resumed_ = false;
   float cutoff_ = kNone;
-  FsaResult out_;
+  int32_t num_states_ = 0;
+  int64_t num_arcs_ = 0;
 };
 
 }  // namespace lattica

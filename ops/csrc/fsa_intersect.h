@@ -9,69 +9,95 @@
 
 namespace lattica {
 
-// 64-bit keys to 0, 1, 2, ... in order of first sight; open addressing, grows by doubling.
+// 64-bit keys (not all ones) to 0, 1, 2, ... in order of first sight; open addressing, grows as it fills. Key and number lie side
+// by side, so that a look-up costs one line of the cache.
 class Numbering {
  public:
   explicit Numbering(size_t expected = 64) {
     size_t size = 64;
     while (size < 2 * expected) size *= 2;
-    slots_.assign(size, -1);
+    slots_.assign(size, Slot{kNone, 0});
+    keys_.reserve(expected);
   }
   int32_t get(uint64_t key) {  // its number; new if keys().size() grew
-    size_t i = slot(key);
-    if (slots_[i] >= 0) return slots_[i];
+    Slot* slot = find(key);
+    if (slot->key == key) return slot->number;
     if (2 * (keys_.size() + 1) > slots_.size()) {
-      slots_.assign(slots_.size() * 2, -1);
-      for (size_t k = 0; k < keys_.size(); ++k) slots_[slot(keys_[k])] = static_cast<int32_t>(k);
-      i = slot(key);
+      slots_.assign(slots_.size() * (slots_.size() < kLarge ? 4 : 2), Slot{kNone, 0});
+      for (size_t k = 0; k < keys_.size(); ++k) *find(keys_[k]) = Slot{keys_[k], static_cast<int32_t>(k)};
+      slot = find(key);
     }
-    slots_[i] = static_cast<int32_t>(keys_.size());
+    *slot = Slot{key, static_cast<int32_t>(keys_.size())};
     keys_.push_back(key);
-    return slots_[i];
+    return slot->number;
   }
   const std::vector<uint64_t>& keys() const { return keys_; }
 
  private:
-  size_t slot(uint64_t key) const {
-    uint64_t h = key * 0x9E3779B97F4A7C15ULL;
+  static constexpr uint64_t kNone = ~0ULL;
+  static constexpr size_t kLarge = 1 << 20;
+  struct Slot {
+    uint64_t key;
+    int32_t number;
+  };
+  Slot* find(uint64_t key) {
+    const uint64_t h = key * 0x9E3779B97F4A7C15ULL;
     size_t i = (h ^ (h >> 32)) & (slots_.size() - 1);
-    while (slots_[i] >= 0 && keys_[slots_[i]] != key) i = (i + 1) & (slots_.size() - 1);
-    return i;
+    while (slots_[i].key != kNone && slots_[i].key != key) i = (i + 1) & (slots_.size() - 1);
+    return &slots_[i];
   }
-  std::vector<int32_t> slots_;
+  std::vector<Slot> slots_;
   std::vector<uint64_t> keys_;
 };
 
-// The arcs of each state ordered by a label that may differ from Arc::label (the aux label in composition).
+// The arcs of each state ordered by a label that may differ from Arc::label (the aux label in composition). Places count from the
+// FSA's first arc.
 class LabelOrder {
  public:
-  LabelOrder(const FsaView& fsa, const int32_t* labels) : labels_(labels), first_(fsa.first_arc()) {
-    bool sorted = true;
-    for (int32_t s = 0; s < fsa.num_states && sorted; ++s)
-      for (int32_t a = fsa.begin(s) + 1; a < fsa.end(s); ++a)
-        if (label_less(labels[a], labels[a - 1])) sorted = false;
-    if (sorted) return;
-    order_.resize(fsa.num_arcs());
-    for (int32_t i = 0; i < fsa.num_arcs(); ++i) order_[i] = first_ + i;
-    for (int32_t s = 0; s < fsa.num_states; ++s)
-      std::stable_sort(order_.begin() + (fsa.begin(s) - first_), order_.begin() + (fsa.end(s) - first_),
-                       [&](int32_t x, int32_t y) { return label_less(labels[x], labels[y]); });
+  LabelOrder(const FsaView& fsa, const int32_t* labels) : first_(fsa.first_arc()), labels_(labels + first_) {
+    const auto key = [&](int32_t i) {
+      return static_cast<uint64_t>(static_cast<uint32_t>(labels_[i])) << 32 | static_cast<uint32_t>(i);
+    };
+    const auto begin = [&](int32_t s) { return fsa.begin(s) - first_; };
+    int32_t s = 0;  // the first state whose arcs are out of order
+    for (; s < fsa.num_states; ++s) {
+      bool sorted = true;
+      for (int32_t i = begin(s) + 1; i < begin(s + 1); ++i) sorted &= !label_less(labels_[i], labels_[i - 1]);
+      if (!sorted) break;
+    }
+    if (s == fsa.num_states) return;
+    std::vector<uint64_t> keys(fsa.num_arcs());  // by label, then by place
+    for (int32_t i = 0; i < fsa.num_arcs(); ++i) keys[i] = key(i);
+    for (; s < fsa.num_states; ++s)
+      if (begin(s + 1) - begin(s) > 1) std::sort(keys.begin() + begin(s), keys.begin() + begin(s + 1));
+    order_.resize(keys.size());
+    sorted_.resize(keys.size());
+    for (size_t i = 0; i < keys.size(); ++i) {
+      order_[i] = static_cast<int32_t>(keys[i] & 0xFFFFFFFFu);
+      sorted_[i] = static_cast<int32_t>(keys[i] >> 32);
+    }
+    labels_ = sorted_.data();
   }
-  int32_t arc(int32_t i) const { return order_.empty() ? i : order_[i - first_]; }
-  int32_t label(int32_t i) const { return labels_[arc(i)]; }
-  // The first of [begin, end) whose label is not below `label`.
+  LabelOrder(const LabelOrder&) = delete;
+  int32_t first() const { return first_; }
+  int32_t arc(int32_t i) const { return first_ + (order_.empty() ? i : order_[i]); }
+  int32_t label(int32_t i) const { return labels_[i]; }
+  // The first of [begin, end) whose label is not below `label`; it is looked for near `begin` first.
   int32_t lower(int32_t begin, int32_t end, int32_t label) const {
+    int32_t step = 1;
+    while (step <= end - begin && label_less(labels_[begin + step - 1], label)) begin += step, step += std::min(step, end - begin);
+    end = begin + std::min(step, end - begin);
     while (begin < end) {
       const int32_t middle = begin + (end - begin) / 2;
-      if (label_less(this->label(middle), label)) begin = middle + 1; else end = middle;
+      if (label_less(labels_[middle], label)) begin = middle + 1; else end = middle;
     }
     return begin;
   }
 
  private:
-  const int32_t* labels_;
   int32_t first_;
-  std::vector<int32_t> order_;
+  const int32_t* labels_;
+  std::vector<int32_t> order_, sorted_;
 };
 
 // With `epsilons`, label 0 of one side moves that side alone (map -1 for the other). Where both sides have epsilons at once, the
@@ -81,10 +107,9 @@ inline FsaResult intersect(const FsaView& a, const LabelOrder& a_order, const Fs
                            bool epsilons) {
   FsaResult out;
   if (a.num_states == 0 || b.num_states == 0) return out;
-  const uint64_t width = static_cast<uint64_t>(b.num_states);
-  Numbering pairs(static_cast<size_t>(a.num_states));
+  Numbering pairs(static_cast<size_t>(std::min(a.num_states, b.num_states)));
   const auto number = [&](int32_t sa, int32_t sb, bool moved_b) {
-    return pairs.get(2 * (static_cast<uint64_t>(sa) * width + sb) + moved_b);
+    return pairs.get(static_cast<uint64_t>(sa) << 32 | static_cast<uint64_t>(sb) << 1 | moved_b);
   };
   constexpr int32_t kFinal = -1;  // numbered last, when the number of states is known
   bool reached_final = false;
@@ -97,9 +122,10 @@ inline FsaResult intersect(const FsaView& a, const LabelOrder& a_order, const Fs
   for (int32_t from = 0; from < static_cast<int32_t>(pairs.keys().size()); ++from) {
     const uint64_t key = pairs.keys()[from];
     const bool moved_b = key & 1;
-    const int32_t sa = static_cast<int32_t>(key / 2 / width), sb = static_cast<int32_t>(key / 2 % width);
-    int32_t ia = a.begin(sa), ib = b.begin(sb);
-    const int32_t ea = a.end(sa), eb = b.end(sb);
+    const int32_t sa = static_cast<int32_t>(key >> 32), sb = static_cast<int32_t>((key & 0xFFFFFFFFu) >> 1);
+    const int32_t ba = a.begin(sa) - a_order.first(), bb = b.begin(sb) - b_order.first();
+    int32_t ia = ba, ib = bb;
+    const int32_t ea = a.end(sa) - a_order.first(), eb = b.end(sb) - b_order.first();
     if (epsilons) {
       for (; ia < ea && a_order.label(ia) == 0; ++ia)
         if (!moved_b) {
@@ -107,7 +133,7 @@ inline FsaResult intersect(const FsaView& a, const LabelOrder& a_order, const Fs
           add(from, number(a.arcs[x].dest, sb, false), a.arcs[x].label, x, -1);
         }
       // After a move of b alone a must not move alone; if a has no epsilons here there is nothing to remember.
-      const bool remember = ia > a.begin(sa);
+      const bool remember = ia > ba;
       for (; ib < eb && b_order.label(ib) == 0; ++ib) {
         const int32_t y = b_order.arc(ib);
         add(from, number(sa, b.arcs[y].dest, remember), 0, -1, y);

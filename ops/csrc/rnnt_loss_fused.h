@@ -4,12 +4,12 @@
 // both already projected. Eager PyTorch makes a pass over memory for every +, exp and sum; here each is one pass.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 
 #include "log_add.h"
+#include "row_reductions.h"
 
 namespace lattica {
 
@@ -29,32 +29,6 @@ inline void joiner_hidden_grad_row(const T* __restrict a, const T* __restrict l,
     a_grad[d] += grad;
     l_grad[d] += grad;
   }
-}
-
-// Sums and maxima in kLanes parts: the compiler keeps the program's order of a sum, so it must be shown the lanes.
-constexpr int64_t kLanes = 16;
-
-template <typename T>
-inline T max_of(const T* x, int64_t n, T start) {
-  T lanes[kLanes];
-  std::fill(lanes, lanes + kLanes, start);
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    for (int64_t k = 0; k < kLanes; ++k) lanes[k] = x[i + k] > lanes[k] ? x[i + k] : lanes[k];
-  for (; i < n; ++i) lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
-  return *std::max_element(lanes, lanes + kLanes);
-}
-
-template <typename T>
-inline T sum_of_exp(const T* x, int64_t n, T max) {
-  T lanes[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    for (int64_t k = 0; k < kLanes; ++k) lanes[k] += exp_nonpositive(x[i + k] - max);
-  for (; i < n; ++i) lanes[0] += exp_nonpositive(x[i] - max);
-  T sum = T(0);
-  for (int64_t k = 0; k < kLanes; ++k) sum += lanes[k];
-  return sum;
 }
 
 // log Σ exp over x[0, V) or, for HAT, over all but the blank.

@@ -10,6 +10,14 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   // The bands of symbol positions that the pruned loss keeps: see ops/rnnt_prune.py.
   m.def("rnnt_prune_ranges(Tensor px_grad, Tensor py_grad, Tensor boundary, int s_range) -> Tensor");
 
+  // Log-probabilities of the joiner-free transducer: see ops/rnnt_additive.py.
+  m.def("rnnt_additive_log_probs(Tensor am, Tensor lm, Tensor? log_unigram, Tensor symbols, Tensor? boundary, int blank, "
+        "float lm_only_scale, float am_only_scale, str rnnt_type) -> "
+        "(Tensor px, Tensor py, Tensor am_max, Tensor lm_max, Tensor lm_sum, Tensor products)");
+  m.def("rnnt_additive_log_probs_backward(Tensor px_grad, Tensor py_grad, Tensor am, Tensor lm, Tensor? log_unigram, "
+        "Tensor symbols, Tensor? boundary, Tensor am_max, Tensor lm_max, Tensor lm_sum, Tensor products, int blank, "
+        "float lm_only_scale, float am_only_scale, str rnnt_type) -> (Tensor am_grad, Tensor lm_grad, Tensor unigram_grad)");
+
   // Depthwise convolution over time, channels last: see ops/depthwise_conv1d.py.
   m.def("depthwise_conv1d(Tensor x, Tensor weight, Tensor bias) -> Tensor");
   m.def("depthwise_conv1d_backward(Tensor grad, Tensor x, Tensor weight) -> "
@@ -68,7 +76,22 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   // See ops/dense.py.
   m.def("fsa_intersect_dense(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, Tensor log_probs, "
         "Tensor segments, Tensor a_index, Tensor b_index, float search_beam, float output_beam, int min_active, "
-        "int max_active, bool allow_partial) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+        "int max_active, bool allow_partial, bool want_frame) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // The same going on from tokens (states and scores) of frames seen before, as lists [segment][frame][token].
+  m.def("fsa_intersect_dense_online(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, Tensor log_probs, "
+        "Tensor segments, Tensor a_index, Tensor b_index, float search_beam, float output_beam, int min_active, "
+        "int max_active, bool allow_partial, Tensor frame_splits, Tensor token_splits, Tensor token_states, "
+        "Tensor token_scores) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // CTC on the graphs of label sequences, and alignments: see ops/ctc_loss.py and ops/forced_align.py.
+  m.def("fsa_ctc_read(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor? aux) -> (Tensor, Tensor, Tensor)");
+  m.def("fsa_ctc_loss(Tensor log_probs, Tensor segments, Tensor token_splits, Tensor tokens, Tensor skips, "
+        "float delay_penalty, bool want_grad) -> (Tensor total, Tensor occupations)");
+  m.def("fsa_ctc_loss_grad(Tensor occupations, Tensor total_grad, Tensor segments, Tensor token_splits, Tensor tokens, "
+        "int N, int T, int C) -> Tensor");
+  m.def("fsa_ctc_align(Tensor log_probs, Tensor segments, Tensor token_splits, Tensor tokens, Tensor skips, int blank) -> "
+        "Tensor");
+  // See ops/nbest.py.
+  m.def("fsa_edit_distance(Tensor ref_splits, Tensor refs, Tensor hyp_splits, Tensor hyps, Tensor hyp_to_ref) -> Tensor");
 
   // n-gram models: an automaton is six tensors (ops/ngram.py); KenLM's binaries are a handle.
   m.def("ngram_parse_arpa(Tensor text, str name) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
@@ -77,6 +100,16 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   m.def("ngram_kenlm_open(Tensor like, str library, str path) -> (Tensor, Tensor)");
   m.def("ngram_kenlm_score(Tensor states, Tensor words, int handle) -> (Tensor, Tensor)");
   m.def("ngram_kenlm_close(Tensor like, int handle) -> ()");
+
+  // Beam search of transducers on graphs, a frame a call; frames of the lattice are what advance returned, without contexts and
+  // scores, one after another: see ops/rnnt_decode.py.
+  m.def("decode_rnnt_advance(Tensor[] graph_splits, Tensor[] graph_arcs, Tensor[] graph_scores, Tensor graph_of_stream, "
+        "Tensor stream_splits, Tensor context_splits, Tensor contexts, Tensor graph_states, Tensor scores, Tensor log_probs, "
+        "int num_context_ids, float beam, int max_states, int max_contexts, bool final_frame) -> "
+        "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("decode_rnnt_lattice(Tensor[] graph_splits, Tensor[] graph_arcs, Tensor[] graph_scores, Tensor graph_of_stream, "
+        "Tensor[] frames, Tensor rows_before, Tensor history_splits, Tensor history, bool allow_partial, bool final_frame) -> "
+        "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // The CTC decoder (ops/ctc_decoder.py). Decoders and streams are numbers; results are scores, where each utterance's
   // hypotheses and each hypothesis's events begin, the events (token, frame, last frame, word) and their highest emissions.

@@ -8,6 +8,7 @@ from ops.reference.double_swish import double_swish
 from ops.reference.fsa_scores import fsa_state_scores, fsa_state_scores_grad
 from ops.reference.mutual_information import mutual_information
 from ops.reference.relative_attention import relative_attention, relative_attention_backward
+from ops.reference.rnnt_additive import rnnt_additive_log_probs, rnnt_additive_log_probs_backward
 from ops.reference.rnnt_loss_fused import joiner_hidden, joiner_hidden_grad, joiner_log_probs, joiner_logits_grad
 from ops.reference.rnnt_prune import rnnt_prune_ranges
 from ops.reference.scaled_adam import scaled_adam
@@ -26,6 +27,8 @@ __all__ = [
     "mutual_information",
     "relative_attention",
     "relative_attention_backward",
+    "rnnt_additive_log_probs",
+    "rnnt_additive_log_probs_backward",
     "rnnt_prune_ranges",
     "scaled_adam",
     "swoosh",

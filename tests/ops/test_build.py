@@ -240,5 +240,7 @@ def test_every_schema_is_read_and_numeric_ops_have_a_twin() -> None:
     names = {schema.split("(")[0] for schema in build.schemas()}
     assert "mutual_information" in names and set(reference.__all__) <= names
     # Automata, language models and decoders are compiled code only; without a compiler those ops raise an error that says so.
-    compiled_only = {n for n in names if n.startswith(("fsa_", "decode_", "ngram_", "ctc_decoder_"))} - set(reference.__all__)
+    compiled_only = {n for n in names if n.startswith(("fsa_", "decode_", "ngram_", "ctc_decoder_"))} - set(
+        reference.__all__
+    )
     assert names - compiled_only == set(reference.__all__) and "fsa_state_scores" not in compiled_only

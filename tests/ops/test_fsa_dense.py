@@ -37,7 +37,7 @@ def test_scores_matrix_and_conversion(device):
 
 def test_bad_segments():
     log_probs, _ = dense()
-    for bad in ([[0, 0, 5]], [[2, 0, 1]], [[0, -1, 2]], [[0, 0, 0]], [[0, 3, 2]]):
+    for bad in ([[0, 0, 5]], [[2, 0, 1]], [[0, -1, 2]], [[0, 0, -1]], [[0, 3, 2]]):
         with pytest.raises(ValueError):
             k2.DenseFsaVec(log_probs, torch.tensor(bad, dtype=torch.int32))
     cut = k2.DenseFsaVec(log_probs, torch.tensor([[0, 0, 5], [1, 2, 3]], dtype=torch.int32), allow_truncate=1)
@@ -212,3 +212,105 @@ def test_random_graphs_one_by_one():
     for i, graph in enumerate(graphs):
         one = k2.intersect_dense(graph, k2.DenseFsaVec(log_probs, segments[i : i + 1]), 20)
         assert k2.to_str(one[0]) == k2.to_str(batch[i])
+
+
+def test_float32_gradients_are_those_of_float64():
+    """float32 scores come from the search itself, float64 ones are picked anew: the gradients must be the same."""
+    log_probs, segments = dense(2, n=2, t=5)
+    graph = cyclic_graph(2)
+    grads = []
+    for dtype in (torch.float32, torch.float64):
+        lp, w = (x.clone().to(dtype).requires_grad_() for x in (log_probs, graph.scores))
+        g = graph.clone()
+        g.scores = w
+        lattice = k2.intersect_dense(g, k2.DenseFsaVec(lp, segments), 4.0)
+        assert lattice.scores.dtype == dtype
+        (lattice.scores * torch.linspace(-1, 2, lattice.num_arcs, dtype=dtype)).sum().backward()
+        grads.append((lp.grad.double(), w.grad.double()))
+    for a, b in zip(*grads):
+        assert torch.allclose(a, b, atol=1e-5) and bool(a.any())
+    lp = log_probs.clone().requires_grad_()  # a frozen graph
+    k2.intersect_dense(graph, k2.DenseFsaVec(lp, segments), 1000).get_tot_scores(True, True).sum().backward()
+    assert torch.allclose(lp.grad[0].sum(-1), torch.ones(5), atol=1e-5)
+    assert torch.allclose(lp.grad[1].sum(-1), torch.tensor([1.0, 1, 1, 1, 0]), atol=1e-5)
+
+
+@pytest.mark.parametrize("beam", [0.3, 1.0, 4.0])
+def test_pruned_search_with_wide_beam_is_exact_search(beam):
+    log_probs, segments = dense(9, n=3, t=12, c=6)
+    graph, d = k2.ctc_topo(5), k2.DenseFsaVec(2 * log_probs, segments)
+    exact = k2.intersect_dense(k2.create_fsa_vec([graph] * 3), d, beam)
+    assert k2.to_str(k2.intersect_dense_pruned(graph, d, 1000, beam, 0, 1000)) == k2.to_str(exact)
+    post = exact.get_arc_post(True, False)
+    assert bool((post >= -beam - 1e-4).all())
+    wide = k2.intersect_dense(k2.create_fsa_vec([graph] * 3), d, 1000)
+    assert exact.num_arcs == int((wide.get_arc_post(True, False) >= -beam).sum()) < wide.num_arcs
+
+
+def test_all_arcs_between_surviving_states_stay():
+    """An arc that is worse than the search beam by itself stays if both of its states do and the output beam allows."""
+    graph = k2.Fsa.from_str("0 1 0 0.0\n0 2 0 -1.0\n1 2 0 0.0\n2 2 0 -1.5\n2 3 -1 0\n3")
+    d = k2.DenseFsaVec(torch.zeros(1, 2, 1), torch.tensor([[0, 0, 2]], dtype=torch.int32))
+    lattice = k2.intersect_dense_pruned(graph, d, 1.0, 10, 0, 10)
+    assert sorted(s for path in all_paths(lattice[0]) for s in [lattice.scores[path].sum().item()]) == [-2.5, 0.0]
+
+
+def test_segment_without_frames():
+    log_probs, _ = dense(1, n=2, t=3)
+    d = k2.DenseFsaVec(log_probs, torch.tensor([[0, 1, 0], [1, 0, 3], [1, 3, 0]], dtype=torch.int32))
+    assert d.scores.shape == (3 + 3, 4) and d.scores[0].tolist() == [0.0, -INF, -INF, -INF]
+    lattice = k2.intersect_dense_pruned(k2.ctc_topo(2), d, 10, 10, 1, 10, frame_idx_name="frame")
+    assert lattice[0].arcs3.tolist() == lattice[2].arcs3.tolist() == [[0, 1, -1]] and lattice[1].num_arcs > 4
+    assert k2.intersect_dense(k2.linear_fsa([1]), d, 10)[0].shape[0] == 0
+    nothing = k2.DenseFsaVec(torch.zeros(2, 0, 3), torch.tensor([[0, 0, 0]], dtype=torch.int32))
+    assert k2.intersect_dense(k2.ctc_topo(2), nothing, 10).num_arcs == 1
+    assert nothing.scores.tolist() == [[0.0, -INF, -INF, -INF]]
+    assert k2.convert_dense_to_fsa_vec(nothing)[0].arcs3.tolist() == [[0, 1, -1]]
+
+
+def test_nan_is_no_score():
+    log_probs, segments = dense(2, n=1, t=4)
+    log_probs[0, 1, 2] = float("nan")
+    impossible = log_probs.nan_to_num(-INF)
+    pair = [
+        k2.intersect_dense_pruned(k2.ctc_topo(2), k2.DenseFsaVec(x, segments), 50, 50, 1, 50)
+        for x in (log_probs, impossible)
+    ]
+    assert k2.to_str(pair[0]) == k2.to_str(pair[1]) and pair[0].num_arcs > 0
+
+
+def test_memory_does_not_grow_with_states_times_batch():
+    """One table over the graph's states for each thread, not for each utterance: 64 x 400,000 x 8 bytes would be 205 MB."""
+    try:
+        with open("/proc/self/clear_refs", "w") as f:
+            f.write("5")  # the peak starts anew
+    except OSError:
+        pytest.skip("needs Linux's /proc/self/clear_refs")
+
+    def memory(name):
+        with open("/proc/self/status") as f:
+            return next(int(line.split()[1]) for line in f if line.startswith(name)) / 1024
+
+    graph = k2.linear_fsa([1] * 400_000)
+    d = k2.DenseFsaVec(torch.zeros(64, 3, 2), torch.tensor([[i, 0, 3] for i in range(64)], dtype=torch.int32))
+    before = memory("VmRSS")
+    lattice = k2.intersect_dense_pruned(graph, d, 10, 10, 1, 10, allow_partial=True)
+    assert lattice.num_arcs == 64 * 4
+    assert memory("VmHWM") - before < 100
+
+
+def test_threads_do_not_change_the_result():
+    log_probs, segments = dense(3, n=8, t=20, c=10)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for n in (1, 3):
+            torch.set_num_threads(n)
+            lattice = k2.intersect_dense_pruned(k2.ctc_topo(9), k2.DenseFsaVec(log_probs, segments), 5, 4, 2, 8)
+            lp = log_probs.clone().requires_grad_()
+            loss = k2.ctc_loss(k2.ctc_graph([[1, 2, 3]] * 8), k2.DenseFsaVec(lp, segments))
+            loss.backward()
+            results.append((k2.to_str(lattice), loss.item(), lp.grad))
+    finally:
+        torch.set_num_threads(threads)
+    assert results[0][:2] == results[1][:2] and torch.equal(results[0][2], results[1][2])

@@ -12,7 +12,7 @@ from ops import rnnt_loss_memory
 from ops.rnnt_memory import measured_peak
 
 
-def measured(N: int, T: int, S: int, V: int, D: int, s_range: int | None, fused: bool, keep_bytes: int) -> int:
+def measured(N: int, T: int, S: int, V: int, D: int, s_range: int | None, fused: bool, keep_bytes: int | None) -> int:
     torch.manual_seed(0)
     leaves = [torch.randn(shape, requires_grad=True) for shape in ((N, T, D), (N, S + 1, D), (V, D), (V,))]
     am, lm, weight, bias = leaves
@@ -43,12 +43,14 @@ CASES = [
     (2, 40, 10, 5000, 64, 5),
     (8, 100, 60, 40, 256, 5),
     (4, 200, 150, 10, 16, 3),
+    (4, 100, 20, 256, 256, 5),
+    (2, 100, 20, 500, 512, 5),
 ]
 
 
-@pytest.mark.parametrize("keep_bytes", [0, 1 << 20, 1 << 40])
+@pytest.mark.parametrize("keep_bytes", [None, 0, 1 << 20, 1 << 40])
 @pytest.mark.parametrize("shape", CASES)
-def test_fused(shape: tuple, keep_bytes: int) -> None:
+def test_fused(shape: tuple, keep_bytes: int | None) -> None:
     actual, predicted = measured(*shape, True, keep_bytes), rnnt_loss_memory(*shape, keep_bytes=keep_bytes)
     assert predicted == pytest.approx(actual, rel=0.2)
 
@@ -64,7 +66,7 @@ def test_fused_takes_a_quarter_of_unfused_at_most() -> None:
         fused = rnnt_loss_memory(N, T, S, 500, 512, 5)
         assert fused <= rnnt_loss_memory(N, T, S, 500, 512, 5, fused=False) / 4
     shape = (8, 150, 30, 500, 512, 5)
-    assert measured(*shape, True, 0) <= measured(*shape, False, 0) / 4
+    assert measured(*shape, True, None) <= measured(*shape, False, None) / 4
 
 
 def test_full_loss_takes_bounded_memory() -> None:

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+import ops
 from toolkit.config import DecoderConfig
 from toolkit.models.decoder import StatelessDecoder
 from toolkit.models.joiner import Joiner
@@ -45,8 +46,10 @@ def encoder_outputs(n: int, t: int, dim: int = 8, seed: int = 1) -> Tensor:
     return torch.randn(n, t, dim, generator=torch.Generator().manual_seed(seed)) * 2
 
 
-def all_sequences(model: FakeTransducer, encoder_TD: Tensor) -> dict[tuple[int, ...], float]:
-    """Total log-probability of every token sequence over all alignments with one symbol (blank or token) a frame."""
+def all_sequences(model: FakeTransducer, encoder_TD: Tensor, merge: str = "log_add") -> dict[tuple[int, ...], float]:
+    """Log-probability of every token sequence: the total over all its alignments with one symbol (blank or token) a
+    frame, or that of the best one (merge="max").
+    """
     totals: dict[tuple[int, ...], float] = {}
     cache: dict[tuple[int, tuple[int, ...]], list[float]] = {}
     for path in itertools.product(range(model.vocab_size), repeat=len(encoder_TD)):
@@ -59,7 +62,7 @@ def all_sequences(model: FakeTransducer, encoder_TD: Tensor) -> dict[tuple[int, 
             if symbol != model.blank_id:
                 tokens += (symbol,)
         a, b = totals.get(tokens, -math.inf), log_prob
-        totals[tokens] = max(a, b) + math.log1p(math.exp(-abs(a - b)))
+        totals[tokens] = max(a, b) + (math.log1p(math.exp(-abs(a - b))) if merge == "log_add" else 0.0)
     return totals
 
 
@@ -82,3 +85,13 @@ def greedy_by_hand(
             frames.append(t)
             log_probs.append(float(log_probs_V[symbol]))
     return tokens, frames, log_probs, score
+
+
+def rnnt_score(model: FakeTransducer, encoder_TD: Tensor, tokens: list[int], rnnt_type: str) -> float:
+    """The total log-probability of `tokens` by the loss's own recursion."""
+    log_probs_TSV = torch.stack(
+        [torch.stack([model.step(encoder_D, tokens[:s]) for s in range(len(tokens) + 1)]) for encoder_D in encoder_TD]
+    )
+    symbols = torch.tensor([tokens], dtype=torch.int64)
+    loss = ops.rnnt_loss(log_probs_TSV[None], symbols, model.blank_id, rnnt_type=rnnt_type, reduction="none")
+    return -float(loss)

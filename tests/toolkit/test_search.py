@@ -9,7 +9,16 @@ import torch
 from search_fakes import FakeTransducer, all_sequences, encoder_outputs, greedy_by_hand
 
 from toolkit.config import DecodingConfig
-from toolkit.search import SEARCHES, check_methods, ctc_greedy_search, greedy_search, modified_beam_search
+from toolkit.search import (
+    SEARCHES,
+    beam_search,
+    check_methods,
+    ctc_greedy_search,
+    fast_beam_search,
+    fast_beam_search_nbest,
+    greedy_search,
+    modified_beam_search,
+)
 from toolkit.search.greedy import UNLIMITED
 from toolkit.search.predictor import Predictor
 from toolkit.search.result import Hypothesis, SearchResult
@@ -25,6 +34,7 @@ def one_thread() -> Iterator[None]:
 
 
 LENS = torch.tensor([7, 0, 12, 1, 9])
+METHODS = [method for method in sorted(SEARCHES) if not method.endswith("_LG")]  # those that need no graph
 
 
 def assert_same(a: list[SearchResult], b: list[SearchResult], atol: float = 1e-4) -> None:
@@ -55,13 +65,15 @@ def test_greedy_is_the_obvious_program(max_symbols: int, context_size: int) -> N
     assert emitted_twice == (max_symbols != 1)
 
 
+@pytest.mark.parametrize("merge", ["log_add", "max"])
 @pytest.mark.parametrize("context_size", [1, 2])
 @pytest.mark.parametrize("seed", range(4))
-def test_wide_beam_finds_every_sequence_and_its_total(seed: int, context_size: int) -> None:
+def test_wide_beam_finds_every_sequence_and_its_score(seed: int, context_size: int, merge: str) -> None:
     model = FakeTransducer(vocab_size=3, context_size=context_size, seed=seed)
     encoder_NTD = encoder_outputs(1, 5, seed=seed + 10)
-    expected = all_sequences(model, encoder_NTD[0])
-    nbest = modified_beam_search(model, encoder_NTD, torch.tensor([5]), beam=len(expected) + 10)[0].nbest
+    expected = all_sequences(model, encoder_NTD[0], merge)
+    beam = len(expected) + 10
+    nbest = modified_beam_search(model, encoder_NTD, torch.tensor([5]), beam, merge=merge)[0].nbest
     assert len(nbest) == len(expected)  # all sequences, none twice, and unused slots of the beam are not reported
     assert {tuple(h.tokens) for h in nbest} == set(expected)
     for h in nbest:
@@ -92,7 +104,7 @@ def test_beam_of_one_is_greedy(seed: int) -> None:
     )
 
 
-@pytest.mark.parametrize("method", sorted(SEARCHES))
+@pytest.mark.parametrize("method", METHODS)
 def test_batched_is_one_by_one(method: str) -> None:
     model = FakeTransducer(vocab_size=6, seed=3)
     encoder_NTD = encoder_outputs(5, 12)
@@ -125,7 +137,7 @@ def test_token_log_probs_and_frames_belong_to_one_alignment(beam: int) -> None:
                 )
 
 
-@pytest.mark.parametrize("method", sorted(SEARCHES))
+@pytest.mark.parametrize("method", METHODS)
 def test_nothing_said(method: str) -> None:
     model = FakeTransducer(seed=0)
     config = DecodingConfig()
@@ -158,6 +170,21 @@ def test_length_norm_ranks_by_score_per_token() -> None:
     for a, b in zip(plain, normed):
         expected = sorted((h.score / (len(h.tokens) + 2) for h in a.nbest), reverse=True)
         assert [h.score for h in b.nbest] == pytest.approx(expected, abs=1e-5)
+
+
+def test_temperature_and_blank_penalty_are_those_of_the_joiner() -> None:
+    """Each option does to a search what the same change of the joiner's output layer does."""
+    encoder_NTD = encoder_outputs(3, 8)
+    lens_N = torch.tensor([8, 5, 8])
+    searches = (greedy_search, modified_beam_search, beam_search, fast_beam_search, fast_beam_search_nbest)
+    plain, penalised, hot = (FakeTransducer(seed=2) for _ in range(3))
+    with torch.no_grad():
+        penalised.joiner.output.bias[0] -= 1.5
+        hot.joiner.output.bias /= 2.0
+        hot.joiner.output.weight /= 2.0
+    for search in searches:
+        assert_same(search(plain, encoder_NTD, lens_N, blank_penalty=1.5), search(penalised, encoder_NTD, lens_N))
+        assert_same(search(plain, encoder_NTD, lens_N, temperature=2.0), search(hot, encoder_NTD, lens_N))
 
 
 def test_blank_need_not_be_zero() -> None:
@@ -229,13 +256,19 @@ def test_bad_arguments_are_named() -> None:
         modified_beam_search(model, good, torch.tensor([5, 6]))
     with pytest.raises(ValueError, match="max_symbols"):
         greedy_search(model, good, torch.tensor([5, 5]), max_symbols=-1)
+    with pytest.raises(ValueError, match="temperature"):
+        greedy_search(model, good, torch.tensor([5, 5]), temperature=0.0)
+    with pytest.raises(ValueError, match=r"merge='sum'.*log_add"):
+        modified_beam_search(model, good, torch.tensor([5, 5]), merge="sum")
     with pytest.raises(ValueError, match="beam"):
         modified_beam_search(model, good, torch.tensor([5, 5]), beam=0)
 
 
 def test_methods_are_checked_by_name() -> None:
     check_methods(["greedy_search", "modified_beam_search"], has_ctc=False)
-    with pytest.raises(ValueError, match="'gredy_search' is not a search; known: greedy_search, modified_beam_search"):
+    with pytest.raises(
+        ValueError, match="'gredy_search' is not a search; known: greedy_search, modified_beam_search, beam_search"
+    ):
         check_methods(["gredy_search"], has_ctc=False)
     with pytest.raises(ValueError, match="'ctc_greedy_search' needs a CTC head"):
         check_methods(["ctc_greedy_search"], has_ctc=False)

@@ -282,3 +282,55 @@ def test_which_file_is_meant(tmp_path):
     other = tmp_path / "mine.pt"
     other.touch()
     assert checkpoints.checkpoint_path(tmp_path, str(other)) == other == checkpoints.checkpoint_path(other)
+
+
+# ------------------------------------------------------------------------------------------------------- fine-tuning
+
+
+def test_a_new_run_begins_with_another_runs_weights(tmp_path):
+    config = tiny_config(tmp_path)
+    torch.manual_seed(0)
+    first = Trainer(config, checkpoints.build_model(config, WordTokenizer()), WordTokenizer(), FakeData())
+    first.save_last()
+    other = dataclasses.replace(
+        config,
+        name="other",
+        model=dataclasses.replace(config.model, joiner_dim=48),
+        trainer=dataclasses.replace(config.trainer, init_from=str(first.exp_dir)),
+    )
+    second = Trainer(other, checkpoints.build_model(other, WordTokenizer()), WordTokenizer(), FakeData())
+    second.resume()
+    old, new = first.model.state_dict(), second.model.state_dict()
+    fits = {name for name in new if old[name].shape == new[name].shape}
+    assert all(torch.equal(old[name], new[name]) for name in fits) and any(name.startswith("decoder.") for name in fits)
+    assert fits != set(new)  # the joiner has other sizes
+    average = second.state.average.weights
+    assert all(torch.equal(average[name].float(), new[name]) for name in average)
+
+
+def test_fine_tuning_with_other_tokens_takes_the_encoder_alone(tmp_path):
+    config = tiny_config(tmp_path)
+    first = Trainer(config, checkpoints.build_model(config, WordTokenizer()), WordTokenizer(), FakeData())
+    first.save_last()
+    tokenizer = WordTokenizer(WORDS[:2] + WORDS[:1:-1])
+    torch.manual_seed(1)
+    model = checkpoints.build_model(config, tokenizer)
+    message = checkpoints.init_weights(model, tokenizer, first.exp_dir)
+    taken = {name for name, x in model.state_dict().items() if torch.equal(x, first.model.state_dict()[name])}
+    assert "only the encoder" in message and "decoder.embedding.weight" not in taken
+    assert {name for name in model.state_dict() if name.startswith("encoder.")} <= taken
+
+
+def test_fine_tuning_from_an_encoder_of_other_sizes_is_refused(tmp_path):
+    config = tiny_config(tmp_path)
+    save_checkpoint(
+        tmp_path / "other.pt",
+        {
+            "model": {"encoder.x": torch.zeros(1)},
+            "average": {"step": 0, "weights": {}},
+            "tokenizer": WordTokenizer().state_dict(),
+        },
+    )
+    model = checkpoints.build_model(config, WordTokenizer())
+    with pytest.raises(CheckpointError, match=r"init_from=.*other\.pt: no weight of the encoder"):
+        checkpoints.init_weights(model, WordTokenizer(), tmp_path / "other.pt")

@@ -35,6 +35,20 @@ class Batch:
         }
         return dataclasses.replace(self, **moved)
 
+    def take(self, rows: Tensor) -> Batch:
+        """Some of the utterances, by number, without padding that only the others needed. `seconds` stays what it was."""
+        feature_lens_N, token_lens_N = self.feature_lens_N[rows], self.token_lens_N[rows]
+        T, U = (int(lens.max()) if len(rows) else 0 for lens in (feature_lens_N, token_lens_N))
+        return dataclasses.replace(
+            self,
+            features_NTF=self.features_NTF[rows, :T],
+            feature_lens_N=feature_lens_N,
+            tokens_NU=self.tokens_NU[rows, :U],
+            token_lens_N=token_lens_N,
+            texts=[self.texts[i] for i in rows.tolist()],
+            ids=[self.ids[i] for i in rows.tolist()],
+        )
+
     def describe(self) -> str:
         """One line for error reports: what was in the batch, and how large."""
         n, t, f = self.features_NTF.shape

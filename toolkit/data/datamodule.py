@@ -218,6 +218,10 @@ class DataModule:
         """Audio in one epoch over all ranks, after what cannot be trained on is left out."""
         return self.training_set.seconds
 
+    def train_texts(self) -> Iterator[str]:
+        """The transcripts that are trained on, one a cut."""
+        return (cut.supervisions[0].text for cut in self.training_set.cuts)
+
     # --------------------------------------------------------------------------------------------------------- batches
 
     def train_batches(self, epoch: int, skip: int = 0, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:

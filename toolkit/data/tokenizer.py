@@ -140,9 +140,14 @@ class Tokenizer:
 def write_words(texts: Iterable[str], path: Path) -> int:
     """Write icefall's words.txt (special symbols around the sorted words of `texts`); returns the number of words."""
     words = sorted({w for text in texts for w in text.split()})
-    rows = ["<eps>", "!SIL", "<SPOKEN_NOISE>", "<UNK>", *words, "#0", "<s>", "</s>"]
-    _write(path, "".join(f"{w} {i}\n" for i, w in enumerate(rows)).encode())
+    _write(path, "".join(f"{w} {i}\n" for i, w in enumerate(word_rows(words))).encode())
     return len(words)
+
+
+def word_rows(words: list[str]) -> list[str]:
+    """The rows of icefall's words.txt for these words, which may hold some of its special symbols."""
+    before, after = ["<eps>", "!SIL", "<SPOKEN_NOISE>", "<UNK>"], ["#0", "<s>", "</s>"]
+    return [*before, *(w for w in words if w not in (*before, *after)), *after]
 
 
 def _write(path: Path, data: bytes) -> None:

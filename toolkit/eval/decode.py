@@ -6,6 +6,7 @@ batch sizes) and how (config.decoding).
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections import defaultdict
@@ -21,7 +22,8 @@ from toolkit.config import Config, DecodingConfig
 from toolkit.data.batch import Batch
 from toolkit.eval.reports import ResultRow, markdown_table, write_reports, write_text
 from toolkit.eval.wer import Utterance, word_errors
-from toolkit.search import SEARCHES, Word, check_methods, to_words
+from toolkit.search import ORACLES, SEARCHES, Word, check_methods, to_words
+from toolkit.search.graphs import phrase_graph, read_phrases, save_graph
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ def decode(config: Config) -> list[ResultRow]:
 
     folder = output_dir(config)
     folder.mkdir(parents=True, exist_ok=True)
+    d = with_graph(d, tokenizer, folder)
     rows: list[ResultRow] = []
     for part in data.test_parts:
         rows += decode_part(model, tokenizer, part, data.test_batches(part), d, device, folder)
@@ -91,11 +94,46 @@ def check_features(config: Config, trained: Config) -> None:
             raise ValueError(f"features.{key}={ours}: the model was trained with {theirs}")
 
 
+def with_graph(d: DecodingConfig, tokenizer: Any, folder: Path) -> DecodingConfig:
+    """Where d.fast_beam.graph is a list of phrases: compile it to folder/graph.pt, and name that instead.
+
+    Raises FileNotFoundError if there is no such file, ValueError naming a phrase that the tokens cannot spell.
+    """
+    graph = d.fast_beam.graph
+    if graph is None:
+        needing = [m for m in d.methods if m.startswith("fast_beam_search") and m.endswith("_LG")]
+        if needing:
+            raise ValueError(f"decoding.fast_beam.graph: {', '.join(needing)} need a decoding graph")
+        return d
+    if not Path(graph).is_file():
+        raise FileNotFoundError(f"decoding.fast_beam.graph: no {graph}")
+    if not graph.endswith(".txt"):
+        return d
+    phrases, scores = read_phrases(graph)
+    fsa = phrase_graph(phrases, tokenizer.encode, d.fast_beam.repeat, scores, tokenizer.unk_id)
+    save_graph(fsa, folder / "graph.pt")
+    return dataclasses.replace(d, fast_beam=dataclasses.replace(d.fast_beam, graph=str(folder / "graph.pt")))
+
+
 def describe_method(method: str, d: DecodingConfig) -> str:
     """The method with the settings that matter to it."""
-    if method == "greedy_search":
-        return f"{method} (max_symbols {d.max_symbols or 'unlimited'})"
-    return f"{method} (beam {d.beam})" if method == "modified_beam_search" else method
+    fsa = d.fast_beam
+    settings = {
+        "greedy_search": f"max_symbols {d.max_symbols or 'unlimited'}",
+        "modified_beam_search": f"beam {d.beam}",
+        "beam_search": f"beam {d.beam}, max_symbols {d.max_symbols or 'unlimited'}",
+    }
+    if method.startswith("fast_beam_search"):
+        settings[method] = f"beam {fsa.beam:g}, max_states {fsa.max_states}, max_contexts {fsa.max_contexts}"
+        if "nbest" in method:
+            settings[method] += f", {fsa.num_paths} paths"
+    if method not in settings:
+        return method
+    changed = [f"{name} {value}" for name, value, usual in (
+        ("merge", d.merge, "log_add"), ("length_norm", d.length_norm, False), ("temperature", d.temperature, 1.0),
+        ("blank_penalty", d.blank_penalty, 0.0),
+    ) if value != usual]  # fmt: skip
+    return f"{method} ({', '.join([settings[method], *changed])})"
 
 
 def describe(config: Config, device: torch.device) -> str:
@@ -162,7 +200,11 @@ def decode_batch(model: Any, tokenizer: Any, batch: Batch, d: DecodingConfig, to
     totals.audio_seconds += batch.seconds
     for method in dict.fromkeys(d.methods):
         with clock(method):
-            results = SEARCHES[method](model, encoder_out_NTD.float(), lens_N, d)
+            if method in ORACLES:
+                references = [tokenizer.encode(text) for text in batch.texts]
+                results = ORACLES[method](model, encoder_out_NTD.float(), lens_N, d, references)
+            else:
+                results = SEARCHES[method](model, encoder_out_NTD.float(), lens_N, d)
         for id, text, result in zip(batch.ids, batch.texts, results):
             hyp = tokenizer.decode(result.best.tokens).split()
             totals.utterances[method].append(Utterance(id, text.split(), hyp))

@@ -1,4 +1,5 @@
-"""The transducer: encoder, stateless decoder and joiner, and the terms of its training loss for a batch.
+"""The acoustic model: an encoder with a transducer (decoder and joiner), a CTC head, or both, and the terms of its
+training loss for a batch.
 
 Shapes: N utterances, T encoder frames, U tokens, D encoder and E decoder dimension, J joiner dimension, V vocabulary with
 blank, S = prune_range positions of the transcript looked at in each frame.
@@ -14,17 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ops
-from toolkit.config import LossConfig, ModelConfig
+from toolkit.config import LOSS_TERMS, LossConfig, ModelConfig
 from toolkit.data.batch import Batch
 from toolkit.models.conformer import Conformer
 from toolkit.models.decoder import StatelessDecoder
 from toolkit.models.joiner import Joiner
+from toolkit.models.lf_mmi import LfMmi
 from toolkit.models.linear import scaled_linear
 
 
 @dataclass(frozen=True)
 class TransducerOutput:
-    """terms: negative log-likelihood of each utterance (N,), float32 and unweighted, by name ("simple", "pruned", "ctc").
+    """terms: loss of each utterance (N,), float32 and unweighted, by name: negative log-likelihoods "simple", "pruned" and
+    "ctc", and "mmi", minus the log-posterior of the transcript among all that the token n-gram knows.
 
     An utterance that cannot be aligned (fewer frames than tokens, say) has inf in its own entry and nowhere else.
     frames_N: encoder frames, int64.
@@ -35,7 +38,9 @@ class TransducerOutput:
 
 
 class TransducerModel(nn.Module):
-    """Pruned transducer (Kuang et al. 2022, arXiv 2206.13236) with an optional CTC head on the encoder.
+    """Pruned transducer (Kuang et al. 2022, arXiv 2206.13236) with an optional CTC head on the encoder, or the head alone.
+
+    What is not there (`model.transducer`, `model.ctc_head`) is None. The CTC head trains by CTC, by LF-MMI, or by both.
 
     The full joiner at every (frame, position) is too large to compute. A trivial one, am[t] + lm[u], without a hidden layer,
     has a loss that needs no such tensor; its gradient says which few positions matter in each frame, and the real joiner is
@@ -50,13 +55,19 @@ class TransducerModel(nn.Module):
             raise ValueError(f"blank_id={blank_id}: expected a token id below vocab_size={vocab_size}")
         self.vocab_size, self.blank_id, self.loss = vocab_size, blank_id, loss
         self.encoder = Conformer(model.encoder, num_features)
-        self.decoder = StatelessDecoder(model.decoder, vocab_size, blank_id)
-        self.joiner = Joiner(model.encoder.dim, model.decoder.dim, model.joiner_dim, vocab_size)
-        self.simple_am_proj = scaled_linear(model.encoder.dim, vocab_size, scale=0.25)
-        self.simple_lm_proj = scaled_linear(model.decoder.dim, vocab_size, scale=0.25)
+        for part in ("transducer", "ctc_head"):
+            used = [term for term in LOSS_TERMS[part] if getattr(loss, term).used]
+            if used and not getattr(model, part):
+                raise ValueError(f"loss.{used[0]} has a weight: expected model.{part}=true")
+        if model.transducer:
+            self.decoder = StatelessDecoder(model.decoder, vocab_size, blank_id)
+            self.joiner = Joiner(model.encoder.dim, model.decoder.dim, model.joiner_dim, vocab_size)
+            self.simple_am_proj = scaled_linear(model.encoder.dim, vocab_size, scale=0.25)
+            self.simple_lm_proj = scaled_linear(model.decoder.dim, vocab_size, scale=0.25)
+        else:
+            self.decoder = self.joiner = None  # type: ignore[assignment]
         self.ctc_head = scaled_linear(model.encoder.dim, vocab_size) if model.ctc_head else None
-        if self.ctc_head is None and loss.ctc.used:
-            raise ValueError("loss.ctc has a weight: expected model.ctc_head=true")
+        self.lf_mmi: LfMmi | None = None  # set before training with an mmi term; decoding needs none
 
     @property
     def subsampling_factor(self) -> int:
@@ -82,8 +93,15 @@ class TransducerModel(nn.Module):
                 terms["simple"] = simple_N
             if pruned_N is not None:
                 terms["pruned"] = pruned_N
-        if self.loss.ctc.used:
-            terms["ctc"] = self.ctc_loss(encoder_out_NTD, lens_N, batch.tokens_NU, batch.token_lens_N)
+        if self.loss.ctc.used or self.loss.mmi.used:
+            log_probs_NTV = self.ctc_log_probs(encoder_out_NTD)
+            ctc_N = self.ctc_loss(log_probs_NTV, lens_N, batch.tokens_NU, batch.token_lens_N)
+            if self.loss.ctc.used:
+                terms["ctc"] = ctc_N
+            if self.loss.mmi.used:
+                if self.lf_mmi is None:
+                    raise RuntimeError("loss.mmi has a weight: expected model.lf_mmi to be set before training")
+                terms["mmi"] = self.lf_mmi(ctc_N, log_probs_NTV, lens_N, batch.tokens_NU, batch.token_lens_N)
         return TransducerOutput(terms, lens_N)
 
     def transducer_losses(
@@ -148,7 +166,7 @@ class TransducerModel(nn.Module):
             is_cpu=batch.features_NTF.device.type == "cpu",
         )
 
-    def ctc_loss(self, encoder_out_NTD: Tensor, lens_N: Tensor, tokens_NU: Tensor, token_lens_N: Tensor) -> Tensor:
+    def ctc_loss(self, log_probs_NTV: Tensor, lens_N: Tensor, tokens_NU: Tensor, token_lens_N: Tensor) -> Tensor:
         """The CTC head's negative log-likelihood (N,); inf where the frames cannot hold the tokens."""
-        log_probs_TNV = self.ctc_log_probs(encoder_out_NTD).transpose(0, 1)
+        log_probs_TNV = log_probs_NTV.transpose(0, 1)
         return F.ctc_loss(log_probs_TNV, tokens_NU, lens_N, token_lens_N, self.blank_id, reduction="none")

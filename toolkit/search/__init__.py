@@ -4,6 +4,9 @@ result.py     Hypothesis, SearchResult
 predictor.py  decoder and joiner as the searches use them (decoder outputs cached by context)
 greedy.py     greedy_search (S symbols a frame), ctc_greedy_search
 beam.py       modified_beam_search
+best_first.py beam_search (Graves'; S symbols a frame)
+fast_beam.py  fast_beam_search, …_nbest, …_nbest_oracle: on decoding graphs, to lattices
+graphs.py     decoding graphs from lists of phrases, and in files
 words.py      tokens with times → words with times
 
 `SEARCHES` names them for configs: a new search is one function and one line here.
@@ -16,30 +19,101 @@ from typing import Any
 
 from torch import Tensor
 
+from ops import Fsa
 from toolkit.config import DecodingConfig
 from toolkit.search.beam import modified_beam_search
+from toolkit.search.best_first import beam_search
+from toolkit.search.fast_beam import (
+    FastBeam,
+    fast_beam_search,
+    fast_beam_search_lattice,
+    fast_beam_search_nbest,
+    fast_beam_search_nbest_oracle,
+)
+from toolkit.search.graphs import load_graph, phrase_graph, save_graph
 from toolkit.search.greedy import ctc_greedy_search, greedy_search
 from toolkit.search.result import Hypothesis, SearchResult
 from toolkit.search.words import Word, to_words
 
 __all__ = [
+    "ORACLES",
     "SEARCHES",
+    "FastBeam",
     "Hypothesis",
     "SearchResult",
     "Word",
+    "beam_search",
     "check_methods",
     "ctc_greedy_search",
+    "fast_beam_search",
+    "fast_beam_search_lattice",
+    "fast_beam_search_nbest",
+    "fast_beam_search_nbest_oracle",
     "greedy_search",
+    "load_graph",
     "modified_beam_search",
+    "phrase_graph",
+    "save_graph",
     "to_words",
 ]
 
 Search = Callable[[Any, Tensor, Tensor, DecodingConfig], list[SearchResult]]
 
+
+def _softmax(config: DecodingConfig) -> dict[str, Any]:
+    """The options of every transducer search."""
+    return {"temperature": config.temperature, "blank_penalty": config.blank_penalty}
+
+
+def _bounds(config: DecodingConfig) -> FastBeam:
+    return FastBeam(config.fast_beam.beam, config.fast_beam.max_states, config.fast_beam.max_contexts)
+
+
+def _graph(config: DecodingConfig) -> Fsa:
+    if config.fast_beam.graph is None:
+        raise ValueError("decoding.fast_beam.graph: the methods …_LG need a decoding graph")
+    return load_graph(config.fast_beam.graph)
+
+
+def _nbest(config: DecodingConfig) -> dict[str, Any]:
+    return {
+        "num_paths": config.fast_beam.num_paths,
+        "nbest_scale": config.fast_beam.nbest_scale,
+        "merge": config.merge,
+        "length_norm": config.length_norm,
+        **_softmax(config),
+    }
+
+
 SEARCHES: dict[str, Search] = {
-    "greedy_search": lambda model, enc, lens, config: greedy_search(model, enc, lens, config.max_symbols),
-    "modified_beam_search": lambda model, enc, lens, config: modified_beam_search(model, enc, lens, config.beam),
+    "greedy_search": lambda model, enc, lens, config: greedy_search(
+        model, enc, lens, config.max_symbols, **_softmax(config)
+    ),
+    "modified_beam_search": lambda model, enc, lens, config: modified_beam_search(
+        model, enc, lens, config.beam, config.length_norm, merge=config.merge, **_softmax(config)
+    ),
+    "beam_search": lambda model, enc, lens, config: beam_search(
+        model, enc, lens, config.beam, config.max_symbols, config.length_norm, merge=config.merge, **_softmax(config)
+    ),
+    "fast_beam_search": lambda model, enc, lens, config: fast_beam_search(
+        model, enc, lens, None, _bounds(config), **_softmax(config)
+    ),
+    "fast_beam_search_nbest": lambda model, enc, lens, config: fast_beam_search_nbest(
+        model, enc, lens, None, _bounds(config), **_nbest(config)
+    ),
+    "fast_beam_search_LG": lambda model, enc, lens, config: fast_beam_search(
+        model, enc, lens, _graph(config), _bounds(config), **_softmax(config)
+    ),
+    "fast_beam_search_nbest_LG": lambda model, enc, lens, config: fast_beam_search_nbest(
+        model, enc, lens, _graph(config), _bounds(config), **_nbest(config)
+    ),
     "ctc_greedy_search": lambda model, enc, lens, config: ctc_greedy_search(model, enc, lens),
+}
+# Those that are told what was said (token ids of each utterance): how good a lattice is.
+ORACLES: dict[str, Callable[[Any, Tensor, Tensor, DecodingConfig, list[list[int]]], list[SearchResult]]] = {
+    "fast_beam_search_nbest_oracle": lambda model, enc, lens, config, references: fast_beam_search_nbest_oracle(
+        model, enc, lens, references, None, _bounds(config), **_nbest(config)
+    ),
 }
 CTC_SEARCHES = {"ctc_greedy_search"}  # those that read the CTC head
 
@@ -49,8 +123,8 @@ def check_methods(methods: list[str], has_ctc: bool, has_transducer: bool = True
     if not methods:
         raise ValueError(f"decoding.methods is empty: expected some of {', '.join(SEARCHES)}")
     for method in methods:
-        if method not in SEARCHES:
-            raise ValueError(f"decoding.methods: {method!r} is not a search; known: {', '.join(SEARCHES)}")
+        if method not in SEARCHES and method not in ORACLES:
+            raise ValueError(f"decoding.methods: {method!r} is not a search; known: {', '.join([*SEARCHES, *ORACLES])}")
         if method in CTC_SEARCHES and not has_ctc:
             raise ValueError(
                 f"decoding.methods: {method!r} needs a CTC head; this model has none (model.ctc_head=false)"

@@ -5,6 +5,7 @@ Legend: N utterances, T encoder frames, D encoder dim, J joiner dim, B beam, V v
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from toolkit.search.predictor import Predictor, check_encoder_out
 from toolkit.search.result import Hypothesis, SearchResult
+from toolkit.search.scorers import Scorer, reorder
+from toolkit.search.scorers import combine as combine_scorers
 
 # A token sequence is known by a 64-bit hash, h(y·v) = h(y) * MULTIPLIER + (v + 1) * INCREMENT (mod 2^64); two different
 # ones of an utterance meet with a probability of about 2^-64 a pair.
@@ -20,6 +23,17 @@ MULTIPLIER = 6364136223846793005
 INCREMENT = 1442695040888963407
 EMPTY = 1  # hash of the empty sequence
 NONE = 0  # what stands for the parent of the empty sequence
+
+Combine = Callable[[Tensor, Tensor], Tensor]
+
+
+def merging(merge: str) -> Combine:
+    """What "max" or "log_add" does to the scores of two alignments of the same tokens."""
+    if merge == "log_add":
+        return torch.logaddexp
+    if merge == "max":
+        return torch.maximum
+    raise ValueError(f"merge={merge!r}: expected 'log_add' or 'max'")
 
 
 @dataclass
@@ -47,24 +61,36 @@ class _Step:
 
 @torch.inference_mode()
 def modified_beam_search(
-    model: Any, encoder_out_NTD: Tensor, lens_N: Tensor, beam: int = 4, length_norm: bool = False
+    model: Any,
+    encoder_out_NTD: Tensor,
+    lens_N: Tensor,
+    beam: int = 4,
+    length_norm: bool = False,
+    *,
+    merge: str = "log_add",
+    temperature: float = 1.0,
+    blank_penalty: float = 0.0,
+    scorers: Sequence[Scorer] = (),
 ) -> list[SearchResult]:
     """Beam search of the modified transducer: every frame emits blank or one symbol (arXiv 2211.00484, section 3).
 
-    Alignments of the same tokens are merged by log-add before the beam is cut, so a hypothesis weighs what all its
-    surviving alignments weigh together, and the n-best list has distinct entries. The timestamps and token
-    log-probabilities of a merged hypothesis are those of the heavier side.
+    Alignments of the same tokens are merged before the beam is cut, so that the n-best list has distinct entries. The
+    timestamps and token log-probabilities of a merged hypothesis are those of the heavier side.
 
     model: see `Predictor`. encoder_out_NTD: (N, T, D) float; lens_N: frames of each that count, 0 allowed.
     beam: hypotheses kept, at least 1 (1 is greedy search with one symbol a frame).
+    merge: "log_add": a hypothesis weighs what all its surviving alignments weigh together; "max": what the best does.
     length_norm: rank the final n-best by score / (tokens + context size) instead of score. Off by default: with one
     symbol a frame all hypotheses of an utterance are products of equally many probabilities, so there is no length to
     make up for.
+    temperature, blank_penalty: see `Predictor`.
+    scorers: see scorers.py; what they say is part of a hypothesis's score, and at its end what they say of that.
     Returns N results of up to `beam` hypotheses, best first; `score` is what they are ranked by.
-    Raises ValueError on shapes that do not fit or a beam below 1.
+    Raises ValueError on shapes that do not fit or an option out of range.
     """
     if beam < 1:
         raise ValueError(f"beam={beam}: expected at least 1")
+    combine = merging(merge)
     check_encoder_out(encoder_out_NTD, lens_N)
     if len(lens_N) == 0:
         return []
@@ -74,20 +100,22 @@ def modified_beam_search(
     num_frames = int(lens_host_N[0])
     running_T = (lens_host_N[None, :] > torch.arange(num_frames)[:, None]).sum(dim=1).tolist()
 
-    predictor = Predictor(model, device)
+    predictor = Predictor(model, device, temperature=temperature, blank_penalty=blank_penalty)
     encoder_NTJ = predictor.project(encoder_out_NTD[order_N.to(device), :num_frames])
     beams = _start(predictor, len(lens_N), beam)
+    scorer = combine_scorers(scorers, predictor.vocab_size, predictor.blank_id)
+    scoring = _Scoring(scorer, order_N.to(device), beam) if scorer else None
     finished: list[Tensor] = []
     steps: list[_Step] = []
     n = len(lens_N)
     for t, still in enumerate(running_T):
         if still < n:
-            finished.append(beams.scores_NB[still:])
+            finished.append(beams.scores_NB[still:] + (scoring.final(still) if scoring else 0.0))
             beams = beams.map(lambda x: x[:still])  # noqa: B023
             n = still
-        beams, step = _advance(predictor, encoder_NTJ[:n, t], beams)
+        beams, step = _advance(predictor, encoder_NTJ[:n, t], beams, combine, scoring)
         steps.append(step)
-    finished.append(beams.scores_NB)
+    finished.append(beams.scores_NB + (scoring.final(0) if scoring else 0.0))
     scores_NB = torch.cat(finished[::-1]).cpu()
     sorted_results = _trace_back(steps, scores_NB, predictor, length_norm)
     results: list[SearchResult] = [sorted_results[0]] * len(lens_N)
@@ -110,15 +138,43 @@ def _start(predictor: Predictor, n: int, beam: int) -> _Beams:
     )
 
 
-def _advance(predictor: Predictor, encoder_NJ: Tensor, beams: _Beams) -> tuple[_Beams, _Step]:
+class _Scoring:
+    """A scorer with the hypotheses of a beam as its rows: row n * B + b is slot b of utterance n."""
+
+    def __init__(self, scorer: Scorer, order_N: Tensor, beam: int) -> None:
+        self.scorer, self.beam = scorer, beam
+        state = scorer.init(len(order_N), order_N.device)
+        self.state = reorder(scorer, state, order_N.repeat_interleave(beam))
+
+    def log_probs(self, n: int) -> Tensor:
+        return self.scorer.log_probs(self.state).view(n, self.beam, -1)
+
+    def advance(self, previous_NB: Tensor, token_NB: Tensor) -> None:
+        first_row_N1 = torch.arange(len(previous_NB), device=previous_NB.device)[:, None] * self.beam
+        rows = (first_row_N1 + previous_NB).view(-1)
+        _, self.state = self.scorer.advance(self.state, rows, token_NB.view(-1))
+
+    def final(self, still: int) -> Tensor:
+        """What the ends of all utterances from number `still` on add; their rows are dropped."""
+        final_NB = self.scorer.final(self.state).view(-1, self.beam)
+        self.state = reorder(self.scorer, self.state, torch.arange(still * self.beam, device=final_NB.device))
+        return final_NB[still:]
+
+
+def _advance(
+    predictor: Predictor, encoder_NJ: Tensor, beams: _Beams, combine: Combine, scoring: _Scoring | None = None
+) -> tuple[_Beams, _Step]:
     """Read one frame: extend all hypotheses by blank or a symbol, merge equal ones, keep the best B."""
     n, b = beams.scores_NB.shape
     blank = predictor.blank_id
     decoder_NBJ = predictor.decode(beams.contexts_NB)
-    log_probs_NBV = predictor.logits(encoder_NJ[:, None], decoder_NBJ).log_softmax(dim=2)
+    log_probs_NBV = predictor.log_probs(encoder_NJ[:, None], decoder_NBJ)
     v = log_probs_NBV.shape[2]
-    totals_NC = (log_probs_NBV + beams.scores_NB[:, :, None]).view(n, b * v)  # C = B * V candidates
-    origin_NB, heavier_NB = _merge(totals_NC, beams, blank, v)
+    totals_NBV = log_probs_NBV + beams.scores_NB[:, :, None]
+    if scoring:
+        totals_NBV += scoring.log_probs(n)
+    totals_NC = totals_NBV.view(n, b * v)  # C = B * V candidates
+    origin_NB, heavier_NB = _merge(totals_NC, beams, blank, v, combine)
 
     scores_NB, chosen_NB = totals_NC.topk(b, dim=1)
     previous_NB, token_NB = chosen_NB // v, chosen_NB % v
@@ -128,6 +184,8 @@ def _advance(predictor: Predictor, encoder_NJ: Tensor, beams: _Beams) -> tuple[_
     origin_token_NB = torch.where(through_parent_NB, beams.last_NB.gather(1, previous_NB), token_NB)
     origin_log_prob_NB = log_probs_NBV.view(n, b * v).gather(1, origin_NB * v + origin_token_NB)
 
+    if scoring:
+        scoring.advance(previous_NB, token_NB)
     emit_NB = token_NB != blank
     old = beams.map(lambda x: x.gather(1, previous_NB))
     new = _Beams(
@@ -140,8 +198,8 @@ def _advance(predictor: Predictor, encoder_NJ: Tensor, beams: _Beams) -> tuple[_
     return new, _Step(origin_NB, origin_token_NB, origin_log_prob_NB)
 
 
-def _merge(totals_NC: Tensor, beams: _Beams, blank: int, v: int) -> tuple[Tensor, Tensor]:
-    """Log-add, in place, candidates that are the same token sequence.
+def _merge(totals_NC: Tensor, beams: _Beams, blank: int, v: int, combine: Combine) -> tuple[Tensor, Tensor]:
+    """Combine, in place, candidates that are the same token sequence.
 
     The hypotheses of a beam being distinct, two candidates can only be equal if one is hypothesis j with a blank and
     the other is the parent of j with the last token of j. Each j has one parent at most in the beam.
@@ -159,7 +217,7 @@ def _merge(totals_NC: Tensor, beams: _Beams, blank: int, v: int) -> tuple[Tensor
     stay_total_NB = totals_NC.gather(1, stay_NB)
     come_total_NB = totals_NC.gather(1, come_NB).masked_fill(~has_parent_NB, -torch.inf)
     totals_NC.scatter_(1, come_NB, -torch.inf)
-    totals_NC.scatter_(1, stay_NB, torch.logaddexp(stay_total_NB, come_total_NB))
+    totals_NC.scatter_(1, stay_NB, combine(stay_total_NB, come_total_NB))
     return parent_NB, come_total_NB > stay_total_NB
 
 

@@ -7,6 +7,7 @@ time, I iterations of the loop.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from toolkit.search.predictor import Predictor, check_encoder_out
 from toolkit.search.result import Hypothesis, SearchResult
+from toolkit.search.scorers import Scorer, combine
 
 # "No limit" still ends: 25 symbols a frame of 40 ms are 625 a second; no speech has them, an untrained model may.
 UNLIMITED = 25
@@ -25,7 +27,14 @@ CHECK_EVERY = 16  # iterations between asking a GPU whether all utterances are d
 
 @torch.inference_mode()
 def greedy_search(
-    model: Any, encoder_out_NTD: Tensor, lens_N: Tensor, max_symbols: int | None = 1
+    model: Any,
+    encoder_out_NTD: Tensor,
+    lens_N: Tensor,
+    max_symbols: int | None = 1,
+    *,
+    temperature: float = 1.0,
+    blank_penalty: float = 0.0,
+    scorers: Sequence[Scorer] = (),
 ) -> list[SearchResult]:
     """The most probable symbol at every step, at most `max_symbols` a frame (0 or None: no limit, see UNLIMITED).
 
@@ -38,19 +47,22 @@ def greedy_search(
     is asked only now and then whether all utterances are done.
 
     model: see `Predictor`. encoder_out_NTD: (N, T, D) float; lens_N: frames of each that count, 0 allowed.
-    Returns N results of one hypothesis each; `score` is the log-probability of the path taken, blanks included.
+    temperature, blank_penalty: see `Predictor`.
+    scorers: see scorers.py; what they say of a symbol is added to its log-probability before the best is taken.
+    Returns N results of one hypothesis each; `score` is the log-probability of the path taken, blanks included, and what
+    the scorers say of it.
     Raises ValueError on shapes that do not fit or a negative `max_symbols`.
     """
     if max_symbols is not None and max_symbols < 0:
         raise ValueError(f"max_symbols={max_symbols}: expected at least 1, or 0 for no limit")
     check_encoder_out(encoder_out_NTD, lens_N)
     n, num_frames, _ = encoder_out_NTD.shape
-    if n == 0 or num_frames == 0:
-        return [SearchResult([Hypothesis([], [], [], 0.0)]) for _ in range(n)]
+    if n == 0:
+        return []
 
     limit = max_symbols or UNLIMITED
     device = encoder_out_NTD.device
-    predictor = Predictor(model, device)
+    predictor = Predictor(model, device, temperature=temperature, blank_penalty=blank_penalty)
     encoder_RJ = predictor.project(encoder_out_NTD).flatten(0, 1)  # R = N * T
     lens_N = lens_N.to(device)
     row_N = torch.arange(n, device=device) * num_frames
@@ -58,6 +70,9 @@ def greedy_search(
     t_N = torch.zeros_like(lens_N)
     count_N = torch.zeros_like(lens_N)  # symbols emitted at frame t
     contexts_N = predictor.initial(n)
+    scorer = combine(scorers, predictor.vocab_size, predictor.blank_id)
+    state = scorer.init(n, device) if scorer else None
+    rows_N = torch.arange(n, device=device)
     score_N = torch.zeros(n, dtype=torch.float64, device=device)
     steps: list[tuple[Tensor, ...]] = []  # symbol, its log-probability, its frame, whether there is one
 
@@ -69,8 +84,12 @@ def greedy_search(
         inside_NC = frame_NC < lens_N[:, None]
         row_NC = row_N[:, None] + frame_NC.clamp(max=num_frames - 1)
         encoder_NCJ = encoder_RJ.index_select(0, row_NC.view(-1)).view(n, len(ahead_C), -1)
-        logits_NCV = predictor.logits(encoder_NCJ, predictor.decode(contexts_N)[:, None])
-        log_prob_NC, symbol_NC = logits_NCV.log_softmax(dim=2).max(dim=2)
+        log_probs_NCV = predictor.log_probs(encoder_NCJ, predictor.decode(contexts_N)[:, None])
+        if scorer:
+            symbol_NC = (log_probs_NCV + scorer.log_probs(state)[:, None]).argmax(dim=2)
+            log_prob_NC = log_probs_NCV.gather(2, symbol_NC[:, :, None])[:, :, 0]
+        else:
+            log_prob_NC, symbol_NC = log_probs_NCV.max(dim=2)
 
         emit_N, first_N = ((symbol_NC != predictor.blank_id) & inside_NC).max(dim=1)
         taken_NC = inside_NC & (~emit_N[:, None] | (ahead_C <= first_N[:, None]))
@@ -79,17 +98,22 @@ def greedy_search(
         steps.append((symbol_N, log_prob_NC.gather(1, first_N[:, None])[:, 0], t_N + first_N, emit_N))
 
         contexts_N = torch.where(emit_N, predictor.advance(contexts_N, symbol_N), contexts_N)
+        if scorer:
+            added_N, state = scorer.advance(state, rows_N, torch.where(emit_N, symbol_N, predictor.blank_id))
+            score_N += added_N
         count_N = torch.where(first_N > 0, 0, count_N) + 1
         full_N = count_N == limit
         t_N = t_N + torch.where(emit_N, first_N + full_N, len(ahead_C))
         count_N = torch.where(emit_N & ~full_N, count_N, 0)
+    if scorer:
+        score_N += scorer.final(state)
     return _collect(steps, score_N)
 
 
 def _collect(steps: list[tuple[Tensor, ...]], score_N: Tensor) -> list[SearchResult]:
     """Bring the steps to the host in one piece, and make one hypothesis an utterance."""
     if not steps:
-        return [SearchResult([Hypothesis([], [], [], 0.0)]) for _ in score_N]
+        return [SearchResult([Hypothesis([], [], [], score)]) for score in score_N.tolist()]
     symbols_NI, log_probs_NI, frames_NI, emits_NI = (torch.stack(x, dim=1).cpu() for x in zip(*steps))
     return [
         SearchResult([Hypothesis(symbols_I[on].tolist(), frames_I[on].tolist(), log_probs_I[on].tolist(), score)])

@@ -22,9 +22,18 @@ class Predictor:
     """Decoder and joiner of `model`, for one call of a search.
 
     model: a `TransducerModel`, or what has its `.decoder` (stateless), `.joiner`, `.vocab_size` and `.blank_id`.
+    temperature: logits are divided by it: above 1 makes the model less sure of itself. More than 0.
+    blank_penalty: taken off the logit of blank before that, for a model that leaves out too much.
     """
 
-    def __init__(self, model: Any, device: torch.device) -> None:
+    def __init__(
+        self, model: Any, device: torch.device, *, temperature: float = 1.0, blank_penalty: float = 0.0
+    ) -> None:
+        if not 0.0 < temperature < float("inf"):
+            raise ValueError(f"temperature={temperature}: expected a number above 0")
+        if not abs(blank_penalty) < float("inf"):
+            raise ValueError(f"blank_penalty={blank_penalty}: expected a finite number")
+        self.temperature, self.blank_penalty = temperature, blank_penalty
         self.model = model
         self.device = device
         self.vocab_size: int = model.vocab_size
@@ -65,9 +74,14 @@ class Predictor:
         """The encoder's side of the joiner (N, T, J): once for all frames."""
         return self.model.joiner.encoder_proj(encoder_out_NTD)
 
-    def logits(self, encoder_J: Tensor, decoder_J: Tensor) -> Tensor:
-        """Joiner outputs (…, V), float32, of projected encoder and decoder outputs (…, J) that broadcast."""
-        return self.model.joiner(encoder_J, decoder_J, project_input=False).float()
+    def log_probs(self, encoder_J: Tensor, decoder_J: Tensor) -> Tensor:
+        """Log-probabilities (…, V), float32, of projected encoder and decoder outputs (…, J) that broadcast."""
+        logits_V = self.model.joiner(encoder_J, decoder_J, project_input=False).float()
+        if self.blank_penalty != 0.0:
+            logits_V[..., self.blank_id] -= self.blank_penalty
+        if self.temperature != 1.0:
+            logits_V /= self.temperature
+        return logits_V.log_softmax(dim=-1)
 
     def _evaluate(self, ids: Tensor) -> Tensor:
         shifts = [self.vocab_size**k for k in reversed(range(self.context_size))]

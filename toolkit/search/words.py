@@ -18,7 +18,8 @@ class Word:
 
     start: where the frame of its first token begins; end: where that of its last token ends. A transducer emits a token
     when it is sure of it, so these lie inside the spoken word or a little behind it, more so with few, long tokens.
-    confidence: the probability of its least certain token, as a word is wrong if any part of it is.
+    confidence: of its least certain token, as a word is wrong if any part of it is: the token's posterior where the search
+    knows it (`Hypothesis.confidences`), else the probability that the model gave it.
     """
 
     text: str
@@ -33,13 +34,15 @@ def to_words(hypothesis: Hypothesis, tokenizer: Any, subsampling_factor: int) ->
     tokenizer: has `.tokens` (written forms, words beginning with `▁`), `.unk_id` (a word of its own) and `.decode`.
     """
     seconds = subsampling_factor * FEATURE_FRAME_SECONDS
+    ends = hypothesis.ends or [frame + 1 for frame in hypothesis.frames]
+    confidences = hypothesis.confidences or [math.exp(min(0.0, x)) for x in hypothesis.log_probs]
     found = []
     for first, end in _spans(hypothesis.tokens, tokenizer):
         text = tokenizer.decode(hypothesis.tokens[first:end])
         if text:  # a lone ▁ is no word
             start_time = round(hypothesis.frames[first] * seconds, 3)
-            end_time = round((hypothesis.frames[end - 1] + 1) * seconds, 3)
-            confidence = math.exp(min(0.0, *hypothesis.log_probs[first:end]))
+            end_time = round(ends[end - 1] * seconds, 3)
+            confidence = min(confidences[first:end])
             found.append(Word(text, start_time, end_time, round(confidence, 4)))
     return found
 

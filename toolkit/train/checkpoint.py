@@ -15,7 +15,7 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +139,12 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check_same_model(checkpoint: Mapping[str, Any], config: Config, tokenizer: Any, path: Path) -> dict[str, tuple]:
+def check_same_model(
+    checkpoint: Mapping[str, Any], config: Config, tokenizer: Any, path: Path, model_keys: tuple[str, ...] = MODEL_KEYS
+) -> dict[str, tuple]:
     """Raise CheckpointError naming the keys if `checkpoint` is of another model; return the changes that do no harm."""
     changes = config_changes(checkpoint["config"], config_to_dict(config))
-    harmful = {k: v for k, v in changes.items() if k.startswith(MODEL_KEYS) or k == "kinds.optim"}
+    harmful = {k: v for k, v in changes.items() if k.startswith(model_keys) or k == "kinds.optim"}
     if harmful:
         listed = "; ".join(f"{key}: {old!r} there, {new!r} here" for key, (old, new) in harmful.items())
         raise CheckpointError(
@@ -175,6 +177,34 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: str | Pa
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise CheckpointError(f"{path} is of another model: " + "; ".join(problems[:5]) + more)
     model.load_state_dict(weights)
+
+
+def init_weights(model: nn.Module, tokenizer: Any, source: str | Path) -> str:
+    """Begin with the weights of another run where name and shape agree (fine-tuning); returns what was taken, for the log.
+
+    With other tokens only the encoder's are taken: the rest counts in token ids, which mean something else there.
+
+    Args:
+      source: a checkpoint, or the folder of a run, of which the best checkpoint is taken (or else the last).
+
+    Raises:
+      CheckpointError: nothing fits, for instance because the encoder has other sizes.
+    """
+    path = Path(source)
+    if path.is_dir():
+        path = path / ("best.pt" if (path / "best.pt").is_file() else "last.pt")
+    contents = load_checkpoint(path)
+    weights = contents["model"] | (contents["average"]["weights"] if contents["average"]["step"] else {})
+    own = model.state_dict()
+    same_tokens = type(tokenizer).from_state_dict(contents["tokenizer"]).tokens == tokenizer.tokens
+    usable = {name: x for name, x in weights.items() if same_tokens or name.startswith("encoder.")}
+    fitting = {name: x for name, x in usable.items() if name in own and own[name].shape == x.shape}
+    if not any(name.startswith("encoder.") for name in fitting):
+        raise CheckpointError(f"trainer.init_from={source}: no weight of the encoder in {path} fits this model")
+    model.load_state_dict(own | fitting)
+    new = sorted({name.split(".")[0] for name in own if name not in fitting})
+    tokens = "" if same_tokens else "; its tokens are others, so only the encoder was taken"
+    return f"{len(fitting)} of {len(own)} tensors from {path}{tokens}; new: {', '.join(new) or 'none'}"
 
 
 def build_model(config: Config, tokenizer: Any) -> nn.Module:
@@ -235,6 +265,8 @@ def load_model(
     avg: int = 1,
     use_averaged_model: bool = True,
     device: str | torch.device = "cpu",
+    task: str = "recognizer",
+    build: Callable[[Config, Any], nn.Module] | None = None,
 ) -> tuple[nn.Module, Any, Config]:
     """The model of a run, ready for decoding, with its tokenizer and config: all from the checkpoint itself.
 
@@ -245,6 +277,7 @@ def load_model(
       use_averaged_model: take the running average kept during training (toolkit/train/averaging.py). With `avg` > 1 it
         is that of the last `avg` epochs alone, for which the checkpoint before them must still be there. If False: the
         weights of the checkpoint, or the mean of the weights of `avg` epoch checkpoints.
+      task, build: what kind of model it has to be, and what makes one of a config and a tokenizer (`build_model`).
 
     Returns:
       (model in eval mode on `device`, tokenizer, config)
@@ -257,8 +290,10 @@ def load_model(
 
     path = checkpoint_path(exp_dir, checkpoint)
     contents = load_checkpoint(path)
+    if contents.get("task", "recognizer") != task:
+        raise CheckpointError(f"{path} is of a {contents.get('task', 'recognizer')}: expected one of a {task}")
     config = config_from_dict(contents["config"])
     tokenizer = Tokenizer.from_state_dict(contents["tokenizer"])
-    model = build_model(config, tokenizer)
+    model = (build or build_model)(config, tokenizer)
     load_weights(model, select_weights(path, contents, avg, use_averaged_model), path)
     return model.to(device).eval(), tokenizer, config

@@ -27,21 +27,22 @@ from torch import Tensor, nn
 
 from toolkit.allocator import keep_freed_memory
 from toolkit.config import Config
-from toolkit.data.batch import Batch
+from toolkit.models.lf_mmi import LfMmi
 from toolkit.train import checkpoint as checkpoints
 from toolkit.train.averaging import RunningAverage
 from toolkit.train.distributed import Gradient, World, world
-from toolkit.train.failures import describe_bad, is_out_of_memory, take
+from toolkit.train.failures import describe_bad, is_out_of_memory
 from toolkit.train.report import Reporter
 from toolkit.train.state import TrainState
 from toolkit.train.stop import StopRequest
+from toolkit.train.task import Task
 from toolkit.train.validation import is_better, validate
 
 log = logging.getLogger(__name__)
 
 
 def train(config: Config) -> TrainState:
-    """Train the model of `config` on its corpus, or go on with it; returns the state at the end.
+    """Train the recognizer of `config` on its corpus, or go on with it; returns the state at the end.
 
     Raises SystemExit (130 after Ctrl-C, 143 after SIGTERM) once the checkpoint is written, RuntimeError when memory or
     finite batches run out, CheckpointError when exp_dir holds another model or cannot be written.
@@ -57,6 +58,8 @@ def train(config: Config) -> TrainState:
         data = DataModule(config, tokenizer)
         torch.manual_seed(config.seed)
         model = checkpoints.build_model(config, tokenizer)
+        if config.loss.mmi.used:
+            model.lf_mmi = LfMmi.train(config.loss.lf_mmi, map(tokenizer.encode, data.train_texts()), model.vocab_size)
         return Trainer(config, model, tokenizer, data, processes).run()
 
 
@@ -64,27 +67,34 @@ class Trainer:
     """One run: `run` → `train_epoch` → `train_step` → `forward_backward` → `loss`, in this order below.
 
     `data` has `train_batches(epoch, skip, rank, world_size)`, `valid_batches()` and `train_seconds_per_epoch`;
-    `model(batch)` returns `terms` (per-utterance negative log-likelihoods by name) and `frames_N`.
+    `model(batch)` returns `terms` (per-utterance negative log-likelihoods by name) and `frames_N`. `task` says what
+    kind of model it is; batches are whatever data and model agree on, with `seconds`, `ids`, `to`, `take`, `describe`.
     """
 
     def __init__(
-        self, config: Config, model: nn.Module, tokenizer: Any, data: Any, processes: World | None = None
+        self,
+        config: Config,
+        model: nn.Module,
+        tokenizer: Any,
+        data: Any,
+        processes: World | None = None,
+        task: Task | None = None,
     ) -> None:
         from toolkit.optim import build_optimizer
 
         self.config, self.trainer, self.tokenizer, self.data = config, config.trainer, tokenizer, data
-        self.world, self.exp_dir = processes or World(), config.exp_dir
+        self.world, self.exp_dir, self.task = processes or World(), config.exp_dir, task or Task()
         if not data.train_seconds_per_epoch > 0:
-            raise ValueError(f"corpus {config.corpus.name}: no audio to train on in parts {config.corpus.train}")
+            raise ValueError(f"corpus {config.corpus.name}: nothing to train on in parts {config.corpus.train}")
         self.model = model.to(self.world.device)
         self.world.broadcast(self.model)
         self.gradient = Gradient(self.model)
         optimizer, scheduler = build_optimizer(self.model, config.optim)
         self.state = TrainState(self.model, RunningAverage(self.model), optimizer, scheduler)
-        self.schedules = config.loss.schedules
+        self.schedules = self.task.schedules(config)
         bf16 = _use_bf16(config, self.world.device)
         self.autocast = torch.autocast(self.world.device.type, torch.bfloat16, enabled=bf16)
-        self.report = Reporter(config, self.world)
+        self.report = Reporter(config, self.world, self.task)
         self.stop = StopRequest(self.trainer.max_minutes, self.world.size > 1)
 
     @property
@@ -146,7 +156,7 @@ class Trainer:
 
     # ---------------------------------------------------------------------------------------------------- one step
 
-    def train_step(self, group: list[Batch]) -> bool:
+    def train_step(self, group: list[Any]) -> bool:
         """One optimizer step on the batches of `group`; False, and no step, once all processes are out of batches."""
         state = self.state
         state.scheduler.set_progress(self.progress)
@@ -164,7 +174,7 @@ class Trainer:
         self.check(norm)
         return True
 
-    def forward_backward(self, group: list[Batch]) -> dict[str, float]:
+    def forward_backward(self, group: list[Any]) -> dict[str, float]:
         """Leave the gradient of this process's loss sum in `self.gradient`; returns the sums that go with it.
 
         They come in the same order in every process, whether it has batches or not.
@@ -189,7 +199,7 @@ class Trainer:
                 sums[name] += value
         return sums
 
-    def loss(self, batch: Batch) -> tuple[Tensor | None, dict[str, float]]:
+    def loss(self, batch: Any) -> tuple[Tensor | None, dict[str, float]]:
         """(the weighted loss sum over the utterances that have a finite loss, figures of it); None if no utterance has.
 
         Utterances without one are taken out of the batch and the rest is computed again: to mask their loss would not
@@ -208,7 +218,7 @@ class Trainer:
             finite_N = torch.stack([x.detach().isfinite() for x in terms.values()]).all(0)
             bad = describe_bad(batch, terms, finite_N)
             self.report.warn("step %d: utterances left out for want of a finite loss: %s", self.state.step + 1, bad)
-            batch = take(batch, finite_N)
+            batch = batch.take(finite_N.nonzero().squeeze(1))
         return None, {"left_out": size}
 
     def check(self, norm: float) -> None:
@@ -229,26 +239,29 @@ class Trainer:
         state.average.update(self.model, state.step)
         with state.average.applied_to(self.model), self.autocast:
             batches = self.data.valid_batches()
-            figures = validate(self.model, self.tokenizer, batches, list(self.schedules), self.world)
+            figures = validate(self.model, self.tokenizer, batches, list(self.schedules), self.world, self.task)
         if not figures:
             log.info("no validation data, so there will be no best.pt: decode with decoding.checkpoint=last")
             return
-        is_best = is_better(figures, state.best)
+        is_best = is_better(figures, state.best, self.task.figure)
         self.report.validation(state, figures, is_best, time.monotonic() - started)
         if is_best:
             state.best = figures | {"epoch": state.epoch, "step": state.step}
             self.save_weights(self.exp_dir / "best.pt")
 
     def resume(self) -> None:
-        """Go on from last.pt if there is one."""
+        """Go on from last.pt if there is one; if not, a new run may begin with another's weights."""
         state, path = self.state, self.exp_dir / "last.pt"
         if path.is_file():
             saved = checkpoints.load_checkpoint(path)
-            changes = checkpoints.check_same_model(saved, self.config, self.tokenizer, path)
+            changes = checkpoints.check_same_model(saved, self.config, self.tokenizer, path, self.task.model_keys)
             checkpoints.load_weights(self.model, saved["model"], path)
             state.load_state_dict(saved)
             self.report.resumed(state, path, changes)
             state.batch = state.batch * state.processes // self.world.size
+        elif self.trainer.init_from:
+            log.info(checkpoints.init_weights(self.model, self.tokenizer, self.trainer.init_from))
+            state.average = RunningAverage(self.model)
         steps = self.world.gather(state.step)
         if len(set(steps)) > 1:
             raise RuntimeError(
@@ -268,7 +281,8 @@ class Trainer:
     @property
     def identity(self) -> dict[str, Any]:
         """What goes into every checkpoint beside the state, so that decoding needs nothing but the file."""
-        return {"config": checkpoints.config_to_dict(self.config), "tokenizer": self.tokenizer.state_dict()}
+        config = checkpoints.config_to_dict(self.config)
+        return {"task": self.task.name, "config": config, "tokenizer": self.tokenizer.state_dict()}
 
 
 def _use_bf16(config: Config, device: torch.device) -> bool:

@@ -6,13 +6,14 @@ import logging
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 from toolkit.config import Config
-from toolkit.data.batch import Batch
 from toolkit.train.distributed import World
 from toolkit.train.metrics import MetricsWriter, Stopwatch, Warnings, clock, memory_figures
 from toolkit.train.state import TrainState
 from toolkit.train.stop import StopRequest
+from toolkit.train.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -20,9 +21,9 @@ log = logging.getLogger(__name__)
 class Reporter:
     """Knows the config and the world; the state is shown to it."""
 
-    def __init__(self, config: Config, world: World) -> None:
-        self.config, self.trainer, self.world = config, config.trainer, world
-        self.terms = list(config.loss.schedules)
+    def __init__(self, config: Config, world: World, task: Task) -> None:
+        self.config, self.trainer, self.world, self.task = config, config.trainer, world, task
+        self.terms = list(task.schedules(config))
         self.warn, self.watch = Warnings(), Stopwatch()
 
     def start(self, state: TrainState, progress: float) -> None:
@@ -41,17 +42,17 @@ class Reporter:
             "train/lr": state.optimizer.param_groups[0]["lr"],
             "train/grad_norm": sums.get("grad_norm", math.nan) / sums.get("good_steps", 1.0),
             "train/left_out": sums["left_out"],
-            "perf/audio_seconds_per_second": watch.seconds / watch.elapsed,
+            self.task.speed: watch.seconds / watch.elapsed,
             "perf/data_wait": watch.waited / watch.elapsed,
             **memory_figures(self.world.device),
         }
         share_done = max(progress - self.progress_at_start, 1e-9)
         parts = [
             f"epoch {min(state.epoch + 1, self.trainer.num_epochs)}/{self.trainer.num_epochs}, step {state.step} "
-            f"({100 * progress:.1f} %): {_listed(losses)} per frame",
+            f"({100 * progress:.1f} %): {_listed(losses)} per {self.task.per}",
             f"lr {figures['train/lr']:.3g}",
             f"grad norm {figures['train/grad_norm']:.3g}",
-            f"{figures['perf/audio_seconds_per_second']:.1f} audio s/s",
+            f"{figures[self.task.speed]:.1f} {self.task.unit}/s",
             f"data wait {100 * figures['perf/data_wait']:.1f} %",
             f"ETA {clock((time.monotonic() - self.started) / share_done * (1 - progress))}",
         ]
@@ -61,14 +62,15 @@ class Reporter:
 
     def validation(self, state: TrainState, figures: dict[str, float], is_best: bool, seconds: float) -> None:
         losses = {name: figures[f"valid/loss_{name}"] for name in self.terms}
-        compared = "the best so far" if is_best else f"the best is {_best(state)}"
+        compared = "the best so far" if is_best else f"the best is {self.best(state)}"
         log.info(
-            "epoch %d, step %d, validation in %.1f s: WER %.2f %%, %s per frame; %s",
+            "epoch %d, step %d, validation in %.1f s: %s, %s per %s; %s",
             state.epoch,
             state.step,
             seconds,
-            figures["valid/wer"],
+            self.task.say(figures),
             _listed(losses),
+            self.task.per,
             compared,
         )
         self.metrics.write(state.step, state.epoch, figures)
@@ -84,8 +86,8 @@ class Reporter:
 
     def goodbye(self, state: TrainState, stop: StopRequest) -> None:
         """What was reached, where it lies, and how to go on."""
-        reached = f"{state.epoch} epochs, {state.step} steps, {clock(state.seconds)} of audio"
-        reached += f"; best {_best(state)}" if state.best else ""
+        reached = f"{state.epoch} epochs, {state.step} steps, {self.task.amount(state.seconds)}"
+        reached += f"; best {self.best(state)}" if state.best else ""
         if state.is_finished(self.trainer):
             log.info("finished: %s; see %s", reached, self.config.exp_dir)
             return
@@ -95,15 +97,16 @@ class Reporter:
         again = "start again with the same command and it goes on from there"
         log.info("%s: %s; %s: %s", why, reached, self.config.exp_dir / "last.pt", again)
 
-    def out_of_memory(self, state: TrainState, batch: Batch, saved: bool) -> str:
-        data, path = self.config.data, self.config.exp_dir / "last.pt"
+    def best(self, state: TrainState) -> str:
+        return f"{self.task.say(state.best)} at epoch {state.best['epoch']:g}"
+
+    def out_of_memory(self, state: TrainState, batch: Any, saved: bool) -> str:
+        path = self.config.exp_dir / "last.pt"
         loss_memory = getattr(state.model, "loss_memory", None)
         share = f" (its pruned loss alone takes {loss_memory(batch) / 1e9:.2f} GB)" if loss_memory else ""
         return (
             f"out of memory on {self.world.device} at epoch {state.epoch + 1}, step {state.step}, on a batch of "
-            f"{batch.describe()}{share}. Lower data.max_duration (now {data.max_duration:g}; trainer.accumulate="
-            f"{2 * self.trainer.accumulate} makes up for half of it) or data.max_seconds (now {data.max_seconds:g}), "
-            "or set data.quadratic_duration; on a GPU trainer.precision=bf16 saves memory too. "
+            f"{batch.describe()}{share}. {self.task.less_memory(self.config)}. "
             f"{'Saved' if saved else 'The last checkpoint is'} {path}; started again, the run goes on from there"
         )
 
@@ -118,7 +121,3 @@ class Reporter:
 
 def _listed(losses: dict[str, float]) -> str:
     return ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
-
-
-def _best(state: TrainState) -> str:
-    return f"WER {state.best['valid/wer']:.2f} % at epoch {state.best['epoch']:g}"

@@ -1,15 +1,15 @@
 """Figures on the validation set: loss terms and word error rate, the same definition in every epoch of every run.
 
-"valid/loss" is the loss that the search follows, without any schedule's weight: the pruned transducer loss, or CTC
-where there is no transducer, in nats per encoder frame. "valid/wer" is of greedy search (CTC greedy search without a
+"valid/loss" is the loss that the search follows, without any schedule's weight: the pruned transducer loss, or LF-MMI or
+CTC where there is no transducer, in nats per encoder frame. "valid/wer" is of greedy search (CTC greedy search without a
 transducer). The best checkpoint is the one of the lowest WER, ties decided by the loss: WER is what decoding is about,
-but early on all models have 100 %.
+but early on all models have 100 %. (That is for recognizers; what another task measures is in its `Task`.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import kaldialign
 import torch
@@ -18,31 +18,34 @@ from toolkit.data.batch import Batch
 from toolkit.train.distributed import World
 from toolkit.train.failures import is_out_of_memory
 
-MAIN_TERMS = ("pruned", "ctc", "simple")  # the first one that a model has is "valid/loss"
+if TYPE_CHECKING:
+    from toolkit.train.task import Task
+
+MAIN_TERMS = ("pruned", "mmi", "ctc", "simple")  # the first one that a model has is "valid/loss"
 
 
 @torch.no_grad()
 def validate(
-    model: Any, tokenizer: Any, batches: Iterable[Batch], terms: Sequence[str], world: World
+    model: Any, tokenizer: Any, batches: Iterable[Any], terms: Sequence[str], world: World, task: Task
 ) -> dict[str, float]:
-    """Loss per frame of each term, `valid/loss`, and WER in percent; {} if there is nothing to validate on.
+    """Loss per frame of each term, `valid/loss`, and the task's figure; {} if there is nothing to validate on.
 
     Utterances without a finite loss are left out of the losses, not of the WER. Processes share the batches.
     """
     was_training = model.training
     model.eval()
-    sums = dict.fromkeys([*terms, "frames", "errors", "words", "utterances"], 0.0)
+    sums = dict.fromkeys([*terms, "frames", *task.counts, "utterances"], 0.0)
     for i, batch in enumerate(batches):
         if i % world.size != world.rank:
             continue
         try:
-            figures = validate_batch(model, tokenizer, batch.to(world.device), terms)
+            figures = validate_batch(model, tokenizer, batch.to(world.device), terms, task)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             raise RuntimeError(
                 f"out of memory on {world.device} in validation, on a batch of {batch.describe()}. "
-                "Lower data.max_duration"
+                f"Lower {task.batch_key}"
             ) from error
         for name, value in figures.items():
             sums[name] += value
@@ -52,22 +55,18 @@ def validate(
         return {}
     figures = {f"valid/loss_{name}": total[name] / max(total["frames"], 1.0) for name in terms}
     main = next(name for name in (*MAIN_TERMS, *terms) if name in terms)
-    return figures | {
-        "valid/loss": figures[f"valid/loss_{main}"] if total["frames"] else float("inf"),
-        "valid/wer": 100.0 * total["errors"] / max(total["words"], 1.0),
-    }
+    loss = figures[f"valid/loss_{main}"] if total["frames"] else float("inf")
+    return figures | {"valid/loss": loss, task.figure: task.measure(total, loss)}
 
 
-def validate_batch(model: Any, tokenizer: Any, batch: Batch, terms: Sequence[str]) -> dict[str, float]:
+def validate_batch(model: Any, tokenizer: Any, batch: Any, terms: Sequence[str], task: Task) -> dict[str, float]:
     """The sums over a batch that `validate` adds up."""
     output = model(batch)
     finite_N = torch.stack([output.terms[name] for name in terms]).isfinite().all(0)
-    errors, words = count_errors(model, tokenizer, batch, "pruned" in terms)
     return {name: output.terms[name][finite_N].double().sum().item() for name in terms} | {
         "frames": float(output.frames_N[finite_N].sum()),
-        "errors": errors,
-        "words": words,
         "utterances": len(batch),
+        **task.count(model, tokenizer, batch, terms),
     }
 
 
@@ -86,7 +85,7 @@ def count_errors(model: Any, tokenizer: Any, batch: Batch, transducer: bool) -> 
     return errors, words
 
 
-def is_better(new: dict[str, float], best: dict[str, float]) -> bool:
-    """Lower WER, or the same and lower loss."""
-    keys = ("valid/wer", "valid/loss")
+def is_better(new: dict[str, float], best: dict[str, float], figure: str = "valid/wer") -> bool:
+    """The figure is lower, or the same and the loss lower."""
+    keys = (figure, "valid/loss")
     return not best or tuple(new[k] for k in keys) < tuple(best[k] for k in keys)

@@ -2,6 +2,7 @@
 #include <memory>
 #include <numeric>
 
+#include "../fsa_determinize.h"
 #include "../fsa_intersect.h"
 #include "../fsa_rewrite.h"
 #include "../fsa_structure.h"

@@ -19,14 +19,6 @@ void with_activation(const std::string& name, F f) {
   else STD_TORCH_CHECK(false, "activation must be tanh, swoosh_l, swoosh_r or identity, got ", name);
 }
 
-// f(zero of the dtype), so that f can take its type.
-template <typename F>
-void with_float_type(const Tensor& x, F f) {
-  if (x.scalar_type() == ScalarType::Float) f(0.0f);
-  else if (x.scalar_type() == ScalarType::Double) f(0.0);
-  else STD_TORCH_CHECK(false, "expected float32 or float64");
-}
-
 template <typename T>
 const T* data(const Tensor& x) { return static_cast<const T*>(x.const_data_ptr()); }
 
