@@ -23,6 +23,7 @@ from toolkit.data.batch import Batch
 from toolkit.eval.reports import ResultRow, markdown_table, write_reports, write_text
 from toolkit.eval.wer import Utterance, word_errors
 from toolkit.search import ORACLES, SEARCHES, Word, check_methods, to_words
+from toolkit.search.ctc_beam import prepared
 from toolkit.search.graphs import phrase_graph, read_phrases, save_graph
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def decode(config: Config) -> list[ResultRow]:
 
     folder = output_dir(config)
     folder.mkdir(parents=True, exist_ok=True)
-    d = with_graph(d, tokenizer, folder)
+    d = prepared(with_graph(d, tokenizer, folder), tokenizer, folder)
     rows: list[ResultRow] = []
     for part in data.test_parts:
         rows += decode_part(model, tokenizer, part, data.test_batches(part), d, device, folder)
@@ -123,6 +124,9 @@ def describe_method(method: str, d: DecodingConfig) -> str:
         "modified_beam_search": f"beam {d.beam}",
         "beam_search": f"beam {d.beam}, max_symbols {d.max_symbols or 'unlimited'}",
     }
+    if method == "ctc_beam":
+        c = d.ctc_beam
+        return f"ctc_beam (beam {c.beam_size}, threshold {c.beam_threshold:g}, LM {c.lm_weight:g}, word {c.word_score:g})"
     if method.startswith("fast_beam_search"):
         settings[method] = f"beam {fsa.beam:g}, max_states {fsa.max_states}, max_contexts {fsa.max_contexts}"
         if "nbest" in method:

@@ -6,6 +6,7 @@ greedy.py     greedy_search (S symbols a frame), ctc_greedy_search
 beam.py       modified_beam_search
 best_first.py beam_search (Graves'; S symbols a frame)
 fast_beam.py  fast_beam_search, …_nbest, …_nbest_oracle: on decoding graphs, to lattices
+ctc_beam.py   ctc_beam: the CTC head with a lexicon and an n-gram model (ops.ctc_decoder)
 graphs.py     decoding graphs from lists of phrases, and in files
 words.py      tokens with times → words with times
 
@@ -23,6 +24,7 @@ from ops import Fsa
 from toolkit.config import DecodingConfig
 from toolkit.search.beam import modified_beam_search
 from toolkit.search.best_first import beam_search
+from toolkit.search.ctc_beam import ctc_beam
 from toolkit.search.fast_beam import (
     FastBeam,
     fast_beam_search,
@@ -44,6 +46,7 @@ __all__ = [
     "Word",
     "beam_search",
     "check_methods",
+    "ctc_beam",
     "ctc_greedy_search",
     "fast_beam_search",
     "fast_beam_search_lattice",
@@ -108,6 +111,7 @@ SEARCHES: dict[str, Search] = {
         model, enc, lens, _graph(config), _bounds(config), **_nbest(config)
     ),
     "ctc_greedy_search": lambda model, enc, lens, config: ctc_greedy_search(model, enc, lens),
+    "ctc_beam": lambda model, enc, lens, config: ctc_beam(model, enc, lens, config.ctc_beam),
 }
 # Those that are told what was said (token ids of each utterance): how good a lattice is.
 ORACLES: dict[str, Callable[[Any, Tensor, Tensor, DecodingConfig, list[list[int]]], list[SearchResult]]] = {
@@ -115,7 +119,7 @@ ORACLES: dict[str, Callable[[Any, Tensor, Tensor, DecodingConfig, list[list[int]
         model, enc, lens, references, None, _bounds(config), **_nbest(config)
     ),
 }
-CTC_SEARCHES = {"ctc_greedy_search"}  # those that read the CTC head
+CTC_SEARCHES = {"ctc_greedy_search", "ctc_beam"}  # those that read the CTC head
 
 
 def check_methods(methods: list[str], has_ctc: bool, has_transducer: bool = True) -> None:
