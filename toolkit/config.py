@@ -461,6 +461,17 @@ class DecodingConfig(Section):
 
 
 @dataclass
+class AlignConfig(Section):
+    """recipes/librispeech/align.py; which checkpoint is said in `decoding`."""
+
+    method: str = "auto"  # ctc, transducer; auto: the transducer where there is one
+    textgrid: bool = True  # a file an utterance, besides the CTM files
+
+    def check(self) -> None:
+        one_of("align.method", self.method, ("auto", "ctc", "transducer"))
+
+
+@dataclass
 class Config(Section):
     name: str = MISSING
     seed: int = 42
@@ -475,6 +486,7 @@ class Config(Section):
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     lm: LmConfig = field(default_factory=LmConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    align: AlignConfig = field(default_factory=AlignConfig)
 
     def check(self) -> None:
         for head, has_head in (("ctc_head", self.model.ctc_head), ("transducer", self.model.transducer)):
