@@ -539,6 +539,17 @@ class TablesConfig(Section):
 
 
 @dataclass
+class AlignConfig(Section):
+    """recipes/librispeech/align.py; which checkpoint is said in `decoding`."""
+
+    method: str = "auto"  # ctc, transducer; auto: the transducer where there is one
+    textgrid: bool = True  # a file an utterance, besides the CTM files
+
+    def check(self) -> None:
+        one_of("align.method", self.method, ("auto", "ctc", "transducer"))
+
+
+@dataclass
 class Config(Section):
     name: str = MISSING
     seed: int = 42
@@ -555,6 +566,7 @@ class Config(Section):
     lang: LangConfig = field(default_factory=LangConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     tables: TablesConfig = field(default_factory=TablesConfig)
+    align: AlignConfig = field(default_factory=AlignConfig)
 
     def check(self) -> None:
         for head, has_head in (("ctc_head", self.model.ctc_head), ("transducer", self.model.transducer)):
