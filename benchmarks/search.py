@@ -3,10 +3,11 @@
     python benchmarks/search.py                            # random weights, noise for encoder outputs
     python benchmarks/search.py --exp exp/digits --override experiment=digits   # a trained model on its first test part
 
-Timed is the search alone, on encoder outputs that are at hand; the encoder's own time stands in the first line. A
-random model is given the blank bias that makes it emit at --emit of the frames, as BPE tokens do. RTF is seconds of
-wall clock a second of audio; CPU ms a frame counts the process's CPU time, which another program on the machine changes
-less. Best of --repeats. Writes benchmarks/results/search-<date>[-<name of the run>].md.
+Timed is the search alone, on encoder outputs that are at hand; "with encoder" adds the encoder's own time, which stands in
+the first line, and "to greedy" compares that with greedy search with one symbol a frame. A random model is given the blank
+bias that makes it emit at --emit of the frames, as BPE tokens do. RTF is seconds of wall clock a second of audio; CPU ms a
+frame counts the process's CPU time, which another program on the machine changes less. Best of --repeats. Writes
+benchmarks/results/<date>-search[-<name of the run>].md.
 """
 
 from __future__ import annotations
@@ -15,16 +16,28 @@ import argparse
 import datetime
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from toolkit.config import load
-from toolkit.search import ctc_greedy_search, greedy_search, modified_beam_search
+from toolkit.search import (
+    FastBeam,
+    beam_search,
+    ctc_greedy_search,
+    fast_beam_search,
+    fast_beam_search_nbest,
+    greedy_search,
+    modified_beam_search,
+)
 from toolkit.search.result import FEATURE_FRAME_SECONDS, SearchResult
 
 REPO = Path(__file__).resolve().parent.parent
@@ -34,6 +47,13 @@ SEARCHES: dict[str, Callable[[Any, Tensor, Tensor], list[SearchResult]]] = {
     "greedy_search S=∞": lambda model, x, lens: greedy_search(model, x, lens, 0),
     "modified_beam_search B=4": lambda model, x, lens: modified_beam_search(model, x, lens, 4),
     "modified_beam_search B=8": lambda model, x, lens: modified_beam_search(model, x, lens, 8),
+    "fast_beam_search, 4 contexts": lambda model, x, lens: fast_beam_search(
+        model, x, lens, None, FastBeam(max_contexts=4)
+    ),
+    "fast_beam_search, 8 contexts": fast_beam_search,
+    "fast_beam_search_nbest, 8 contexts, 100 paths": fast_beam_search_nbest,
+    "beam_search B=4 S=1": lambda model, x, lens: beam_search(model, x, lens, 4, 1),
+    "beam_search B=4 S=∞": lambda model, x, lens: beam_search(model, x, lens, 4, 0),
     "ctc_greedy_search": ctc_greedy_search,
 }
 Batches = list[tuple[Tensor, Tensor]]  # features or encoder outputs, and lengths
@@ -61,7 +81,7 @@ def random_case(batch: int, seconds: float, vocab_size: int, emit: float) -> tup
     return model, features, [(x_NTD, lens_N)]
 
 
-def trained_case(exp_dir: str, overrides: list[str], batch: int) -> tuple[Any, Batches, Batches]:
+def trained_case(exp_dir: str, overrides: list[str], batch: int, most: int) -> tuple[Any, Batches, Batches]:
     """A trained model on the first test part of the config, in batches of `batch` utterances."""
     from toolkit.data.datamodule import DataModule
     from toolkit.train.checkpoint import load_model
@@ -70,23 +90,31 @@ def trained_case(exp_dir: str, overrides: list[str], batch: int) -> tuple[Any, B
     model, tokenizer, _ = load_model(exp_dir)
     data = DataModule(config, tokenizer)
     features, encoded = [], []
-    for b in data.test_batches(data.test_parts[0]):
-        for i in range(0, len(b), batch):
-            lens_N = b.feature_lens_N[i : i + batch]
-            features.append((b.features_NTF[i : i + batch, : int(lens_N.max())], lens_N))
-            with torch.inference_mode():
-                encoded.append(model.encode(*features[-1]))
+    utterances = [
+        (x_TF[: int(n)], int(n))
+        for b in data.test_batches(data.test_parts[0])
+        for x_TF, n in zip(b.features_NTF, b.feature_lens_N)
+    ][: most or None]
+    utterances.sort(key=lambda utterance: utterance[1])
+    for i in range(0, len(utterances), batch):
+        chosen = utterances[i : i + batch]
+        features.append((pad_sequence([x for x, _ in chosen], batch_first=True), torch.tensor([n for _, n in chosen])))
+        with torch.inference_mode():
+            encoded.append(model.encode(*features[-1]))
     return model, features, encoded
 
 
-def split(batches: Batches) -> Batches:
-    """The same utterances, one by one."""
-    return [(x[i : i + 1, : int(n)], lens[i : i + 1]) for x, lens in batches for i, n in enumerate(lens)]
+def split(batches: Batches, most: int) -> Batches:
+    """The first `most` utterances, one by one."""
+    return [(x[i : i + 1, : int(n)], lens[i : i + 1]) for x, lens in batches for i, n in enumerate(lens)][:most]
 
 
-def timed(run: Callable[[Tensor, Tensor], Any], batches: Batches, repeats: int) -> tuple[float, float, list[Any]]:
+def timed(
+    run: Callable[[Tensor, Tensor], Any], batches: Batches, repeats: int, warm_up: bool = True
+) -> tuple[float, float, list[Any]]:
     """Least wall-clock and CPU seconds for all batches, and what came out."""
-    run(*batches[0])
+    if warm_up:
+        run(*batches[0])
     wall, cpu = [], []
     out: list[Any] = []
     for _ in range(repeats):
@@ -101,22 +129,26 @@ def report(name: str, model: Any, features: Batches, encoded: Batches, repeats: 
     """Rows of the table for one way of batching."""
     frames = sum(int(lens.sum()) for _, lens in encoded)
     audio = sum(int(lens.sum()) for _, lens in features) * FEATURE_FRAME_SECONDS
-    rows = []
-    searches = dict(SEARCHES)
-    if model.ctc_head is None:
-        del searches["ctc_greedy_search"]
+    rows: list[str] = []
+    greedy = 0.0
 
-    def add(what: str, wall: float, cpu: float, tokens: str) -> None:
-        rows.append(f"| {name} | {what} | {wall / audio:.5f} | {1e3 * cpu / frames:.4f} | {tokens} |")
+    def add(what: str, wall: float, cpu: float, rest: str) -> None:
+        rows.append(f"| {name} | {what} | {wall / audio:.5f} | {1e3 * cpu / frames:.4f} | {rest} |")
         print(rows[-1], flush=True)
 
     with torch.inference_mode():
-        wall, cpu, _ = timed(model.encode, features, repeats)
-    add("encoder", wall, cpu, "")
-    for what, search in searches.items():
-        wall, cpu, out = timed(lambda x, lens, search=search: search(model, x, lens), encoded, repeats)  # type: ignore[misc]
+        encoder, cpu, _ = timed(model.encode, features, repeats)
+    add("encoder", encoder, cpu, " | | ")
+    for what, search in SEARCHES.items():
+        if what == "ctc_greedy_search" and model.ctc_head is None:
+            continue
+        slow = what.startswith("beam_search")
+        wall, cpu, out = timed(partial(search, model), encoded, 1 if slow else repeats, warm_up=not slow)
         tokens = sum(len(r.best.tokens) for results in out for r in results)
-        add(what, wall, cpu, f"{tokens / frames:.3f}")
+        greedy = greedy or encoder + wall
+        add(
+            what, wall, cpu, f"{(encoder + wall) / audio:.5f} | {(encoder + wall) / greedy:.2f} | {tokens / frames:.3f}"
+        )
     return rows
 
 
@@ -124,7 +156,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--exp", help="folder of a trained run; without it, random weights")
     parser.add_argument("--override", nargs="*", default=[], help="config overrides that name the corpus of --exp")
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--one-by-one", type=int, default=8, help="so many utterances are also searched one by one")
+    parser.add_argument("--most", type=int, default=0, help="utterances of --exp's test part; 0: all")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of random utterances")
     parser.add_argument("--vocab-size", type=int, default=500, help="of the random model")
     parser.add_argument("--emit", type=float, default=0.15, help="tokens a frame of the random model")
@@ -135,16 +169,17 @@ def main() -> None:
 
     if args.exp:
         title = f"trained model {Path(args.exp).name}, first test part"
-        model, features, encoded = trained_case(args.exp, args.override, args.batch)
+        model, features, encoded = trained_case(args.exp, args.override, args.batch, args.most)
     else:
         title = f"tiny model, random weights, V={args.vocab_size}, {args.batch} utterances of {args.seconds:g} s"
         model, features, encoded = random_case(args.batch, args.seconds, args.vocab_size, args.emit)
     load_before = os.getloadavg()[0]
     rows = report(f"batches of {args.batch}", model, features, encoded, args.repeats)
-    rows += report("one by one", model, split(features), split(encoded), args.repeats)
+    single = split(features, args.one_by_one), split(encoded, args.one_by_one)
+    rows += report("one by one", model, *single, args.repeats)
 
     today = datetime.date.today().isoformat()
-    path = REPO / "benchmarks" / "results" / f"search-{today}{'-' + Path(args.exp).name if args.exp else ''}.md"
+    path = REPO / "benchmarks" / "results" / f"{today}-search{'-' + Path(args.exp).name if args.exp else ''}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     exp = f" --exp exp/{Path(args.exp).name} --override {' '.join(args.override)}" if args.exp else ""
     lines = [
@@ -153,9 +188,10 @@ def main() -> None:
         f"load average before the run {load_before:.1f}.",
         f"Command: `python benchmarks/search.py --batch {args.batch} --seconds {args.seconds:g} "
         f"--threads {args.threads} --repeats {args.repeats}{exp}`.",
-        "RTF: wall clock; CPU ms a frame: the process's CPU time per encoder frame (40 ms); best of the repeats.\n",
-        "| utterances | what | RTF | CPU ms a frame | tokens a frame |",
-        "|---|---|---:|---:|---:|",
+        "RTF: wall clock; CPU ms a frame: the process's CPU time per encoder frame (40 ms); best of the repeats (beam_search: "
+        f"one run). One by one: the first {args.one_by_one} utterances.\n",
+        "| utterances | what | RTF | CPU ms a frame | RTF with encoder | to greedy | tokens a frame |",
+        "|---|---|---:|---:|---:|---:|---:|",
         *rows,
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -14,7 +14,7 @@ from ops.fsa_attributes import arcs_of, call, fsa_from_unary_function_tensor, pi
 from ops.ragged import RaggedShape, RaggedTensor
 from ops.ragged.shape import counts_to_splits
 
-History = tuple[RaggedTensor, Tensor]  # active states [frame][token], and their scores
+History = tuple[RaggedTensor, Tensor]  # active states [frame][token], and their scores, on the CPU
 
 
 class DenseFsaVec:
@@ -271,6 +271,7 @@ def _go_on(inputs: tuple, history: Sequence[History]) -> Any:
     *result, frames, tokens, states, scores = call(
         "fsa_intersect_dense_online", *inputs, frames, counts_to_splits(sizes), states.int(), scores.float()
     )
+    frames, tokens, states, scores = (x.cpu() for x in (frames, tokens, states, scores))
     new, all_tokens = [], RaggedTensor(RaggedShape(splits=[frames, tokens]), states)
     begin = tokens.long()[frames.long()].tolist()
     for i, (a, b) in enumerate(itertools.pairwise(begin)):

@@ -60,8 +60,8 @@ def _register() -> None:
         N, T, _ = am.shape
         S1 = lm.shape[1]
         rows = S1 + (log_unigram is not None)
-        shapes = [(N, S1 - 1, T + 1 if rnnt_type == "regular" else T), (N, S1, T)]
-        shapes += [(N, T), (N, rows), (N, rows), (N, T, (rows + 7) // 8 * 8)]
+        lattice = [(N, S1 - 1, T + 1 if rnnt_type == "regular" else T), (N, S1, T)]
+        shapes = [*lattice, (N, T), (N, rows), (N, rows), (N, T, (rows + 7) // 8 * 8)]
         return tuple(am.new_empty(shape) for shape in shapes)
 
     @torch.library.register_fake("lattica::rnnt_additive_log_probs_backward")

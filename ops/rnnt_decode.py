@@ -28,12 +28,14 @@ class RnntDecodingConfig:
     """What bounds the search.
 
     vocab_size: symbols with blank, which is 0; decoder_history_len: symbols that the prediction network sees.
-    beam: states, and arcs, whose best path falls more than this behind the best of all at a frame are dropped.
-    max_states: (context, graph state) pairs kept for an utterance at a frame; max_contexts: different contexts among
-    them, each as good as its best state. The joiner is evaluated once for each context.
+    beam: states whose best path falls more than this behind the best of all at a frame are dropped, and arcs with
+    symbols that end so far behind the best state before the frame.
+    max_contexts: different contexts kept for an utterance at a frame, each as good as its best state; the joiner is
+    evaluated once for each. max_states: (context, graph state) pairs kept of those.
     count_last_frame: False, the default, is k2's way: an arc into the final state of the graph reads a frame as a blank
     does, competes with all others, and a lattice ends with final arcs in place of its last frame, whose log-probabilities
-    so count for nothing. True: final arcs take no frame, and the lattice of T frames has the scores of T frames.
+    so count for nothing; max_states is applied before max_contexts. True: final arcs take no frame, the lattice of T
+    frames has the scores of T frames, and the search is faster, as contexts that cannot stay are left out early.
     Raises ValueError naming the field.
     """
 

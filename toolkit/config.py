@@ -369,6 +369,27 @@ class LmConfig(Section):
         require(self.transcripts or bool(self.text), "lm.text", self.text, "some files, or lm.transcripts=true")
 
 
+@dataclass
+class LangConfig(Section):
+    """Lexicon, word n-grams and decoding graphs, made by prepare.sh into data/<corpus>/lang_*/<lang.name> (conf/lang/)."""
+
+    name: Optional[str] = None  # None: make none
+    transcripts: bool = True  # learn from the transcripts of corpus.train
+    text: list[str] = field(default_factory=list)  # files of sentences besides, .gz or plain
+    lexicon: str = "tokens"  # words as the tokens spell them; or a file: lexicon.txt, or one called *cmudict*
+    max_words: Optional[int] = None  # the most frequent ones
+    orders: list[int] = field(default_factory=lambda: [3])  # n-grams to train; the first one goes into the graphs
+    prune: list[int] = field(default_factory=list)  # counts up to which n-grams of orders 1, 2, … are left out
+    graphs: list[str] = field(default_factory=lambda: ["HLG"])  # of HL, LG, HLG
+    modified: bool = False  # H without a blank between equal tokens
+
+    def check(self) -> None:
+        require(bool(self.orders) and min(self.orders) >= 1, "lang.orders", self.orders, "one or more orders from 1 on")
+        require(self.transcripts or bool(self.text), "lang.text", self.text, "some files, or lang.transcripts=true")
+        for graph in self.graphs:
+            one_of("lang.graphs", graph, ("HL", "LG", "HLG"))
+
+
 # ------------------------------------------------------------------------------------------------------------ decoding
 
 
@@ -408,6 +429,7 @@ class FastBeamConfig(Section):
     # Methods …_LG: a graph saved by toolkit.search.graphs.save_graph, or a text file with a phrase a line.
     graph: Optional[str] = None
     repeat: bool = True  # any number of the phrases of a text file in a row
+    allow_partial: bool = False  # where the graph's end cannot be reached, take what there is
 
     def check(self) -> None:
         require(self.beam > 0, "decoding.fast_beam.beam", self.beam, "more than 0")
@@ -418,6 +440,36 @@ class FastBeamConfig(Section):
 def numbers(value: Any) -> list[float]:
     """A setting that may be one number or a list of them, as a list."""
     return [float(x) for x in (value if isinstance(value, (list, tuple)) else [value])]
+
+
+@dataclass
+class CtcBeamConfig(Section):
+    """The method ctc_beam: see ops.ctc_decoder for what each means, toolkit/search/ctc_beam.py for the lexicon's formats."""
+
+    lm: Optional[str] = None  # ARPA, ARPA.gz or KenLM binary: of words, or of tokens without a lexicon
+    lexicon: Optional[str] = None  # words with their tokens, or words alone
+    nbest: int = 1
+    beam_size: int = 50
+    beam_threshold: float = 15.0
+    beam_size_token: int = 0  # 0: all
+    lm_weight: float = 1.5  # of log10 probabilities
+    word_score: float = 0.0
+    log_add: bool = False
+    merge: str = "history"  # or "lm_state": quicker, n-best lists less varied
+    blank_skip: float = 0.0  # frames with a blank more probable than this are skipped; 0: none
+    tokens: list[str] = field(default_factory=list)  # filled in from the checkpoint
+    # What recipes/librispeech/sweep_ctc_beam.py tries, all with all.
+    sweep_lm_weight: list[float] = field(default_factory=lambda: [0.5, 1.0, 1.5, 2.0, 3.0])
+    sweep_word_score: list[float] = field(default_factory=lambda: [-1.0, 0.0, 1.0, 2.0])
+    sweep_beam_size: list[int] = field(default_factory=lambda: [5, 20, 100])
+
+    def check(self) -> None:
+        one_of("decoding.ctc_beam.merge", self.merge, ("history", "lm_state"))
+        for name in ("nbest", "beam_size"):
+            require(getattr(self, name) >= 1, f"decoding.ctc_beam.{name}", getattr(self, name), "at least 1")
+        require(self.beam_size_token >= 0, "decoding.ctc_beam.beam_size_token", self.beam_size_token, "at least 0")
+        require(self.beam_threshold > 0, "decoding.ctc_beam.beam_threshold", self.beam_threshold, "more than 0")
+        require(0 <= self.blank_skip <= 1, "decoding.ctc_beam.blank_skip", self.blank_skip, "a probability")
 
 
 @dataclass
@@ -445,6 +497,7 @@ class DecodingConfig(Section):
     avg: int = 1
     use_averaged_model: bool = True
     lattice: LatticeConfig = field(default_factory=LatticeConfig)
+    ctc_beam: CtcBeamConfig = field(default_factory=CtcBeamConfig)
 
     def check(self) -> None:
         require(self.avg >= 1, "decoding.avg", self.avg, "at least 1")
@@ -452,12 +505,37 @@ class DecodingConfig(Section):
         one_of("decoding.lm_mode", self.lm_mode, ("fusion", "rescore"))
         for key in ("lm_scale", "lodr_scale", "bias_scale"):
             value = getattr(self, key)
-            good = bool(value != []) and all(isinstance(x, (int, float)) for x in (value if isinstance(value, list) else [value]))
+            good = bool(value != []) and all(
+                isinstance(x, (int, float)) for x in (value if isinstance(value, list) else [value])
+            )
             require(good, f"decoding.{key}", value, "a number or a list of numbers")
         texts = self.biasing if isinstance(self.biasing, list) else [self.biasing or ""]
         require(all(isinstance(x, str) for x in texts), "decoding.biasing", self.biasing, "a file or a list of phrases")
         require(self.temperature > 0, "decoding.temperature", self.temperature, "more than 0")
         one_of("decoding.merge", self.merge, ("log_add", "max"))
+
+
+@dataclass
+class TablesConfig(Section):
+    """recipes/librispeech/tables.py: the tables of arXiv 2211.00484 from one run a transducer type and lm_only_scale.
+
+    The runs are exp_root/<name>-<type>-<scale>, where <scale> is lm_only_scale in percent.
+    """
+
+    types: list[str] = field(default_factory=lambda: ["regular", "modified", "constrained"])
+    lm_only_scales: list[float] = field(default_factory=lambda: [0.0, 0.25])
+    tables: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5, 6])
+    train: bool = False  # train the runs that are missing or unfinished, with the given config
+    train_minutes: Optional[float] = None  # for each of them, in one call
+    max_utterances: Optional[int] = None  # of each test part, from its beginning
+    timing_utterances: int = 64  # for real-time factors one utterance at a time
+    timing_repeats: int = 3  # the best counts
+
+    def check(self) -> None:
+        for kind in self.types:
+            one_of("tables.types", kind, ("regular", "modified", "constrained"))
+        require(set(self.tables) <= set(range(1, 7)), "tables.tables", self.tables, "some of 1 … 6")
+        require(self.timing_repeats >= 1, "tables.timing_repeats", self.timing_repeats, "at least 1")
 
 
 @dataclass
@@ -485,7 +563,9 @@ class Config(Section):
     optim: OptimConfig = MISSING
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     lm: LmConfig = field(default_factory=LmConfig)
+    lang: LangConfig = field(default_factory=LangConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    tables: TablesConfig = field(default_factory=TablesConfig)
     align: AlignConfig = field(default_factory=AlignConfig)
 
     def check(self) -> None:
@@ -502,6 +582,11 @@ class Config(Section):
     @property
     def tokens_dir(self) -> Path:
         return self.data_dir / self.tokens.dir_name
+
+    @property
+    def lang_dir(self) -> Path:
+        """Lexicon, word n-grams and decoding graphs, if lang.name says to make them."""
+        return self.tokens_dir / str(self.lang.name)
 
     @property
     def exp_dir(self) -> Path:

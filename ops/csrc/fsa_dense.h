@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 #include <vector>
 
@@ -52,6 +53,7 @@ class DenseIntersecter {
 
   // Tokens of the first frames, found in an earlier run: `ends` says where each of the num_lists lists ends.
   void resume(int32_t num_lists, const int32_t* ends, const int32_t* states, const float* scores) {
+    keep_history_ = true;
     if (num_lists == 0) return;
     frames_.assign(num_lists, {});
     for (int32_t t = 0, k = 0; t < num_lists; ++t)
@@ -66,6 +68,8 @@ class DenseIntersecter {
     if (finish()) {
       for (int32_t t = dense_.num_frames - 1; t >= 0; --t) retreat(t);
       number();
+    } else if (!keep_history_) {
+      release(&frames_);
     }
     release(&state_score_);  // the result is what stays in memory, not tables over the graph's states
     release(&state_token_);
@@ -240,6 +244,16 @@ class DenseIntersecter {
     }
     links_[t].assign(found_.begin(), found_.end());
     for (const Token& token : next) state_score_[token.state] = kNone;
+    if (!keep_history_) drop_useless(&frames_[t + 1]);
+  }
+
+  // Tokens on no good path have no links, so that nothing refers to them.
+  static void drop_useless(std::vector<Token>* tokens) {
+    std::vector<Token> good;
+    const auto is_good = [](const Token& token) { return token.backward != kNone; };
+    good.reserve(std::count_if(tokens->begin(), tokens->end(), is_good));
+    std::copy_if(tokens->begin(), tokens->end(), std::back_inserter(good), is_good);
+    tokens->swap(good);
   }
 
   // Number the tokens that good links reach, frame by frame.
@@ -278,7 +292,7 @@ class DenseIntersecter {
   // lattice may have most of them, so nothing more is kept of each.
   std::vector<int32_t> found_;
   std::vector<std::vector<int32_t>> links_;
-  bool resumed_ = false;
+  bool resumed_ = false, keep_history_ = false;
   float cutoff_ = kNone;
   int32_t num_states_ = 0;
   int64_t num_arcs_ = 0;

@@ -1,6 +1,10 @@
 // Between tensors and the views and results of fsa.h. Everything is checked here, so that no algorithm reads outside its input.
 #pragma once
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -78,6 +82,19 @@ inline FsaVecView fsa_view(const Tensor& fsa_splits, const Tensor& state_splits,
       }
   }
   return view;
+}
+
+// Ask for large pages behind a large new tensor: its first writing then takes a fault for 2 MiB instead of one for 4 KiB, which
+// is where most of the time of filling it would go.
+template <typename T>
+const Tensor& with_large_pages(const Tensor& t) {
+#ifdef __linux__
+  constexpr uintptr_t kPage = uintptr_t{2} << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(t.const_data_ptr()) + kPage - 1) / kPage * kPage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(t.const_data_ptr()) + t.numel() * sizeof(T)) / kPage * kPage;
+  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // in vain is no harm
+#endif
+  return t;
 }
 
 inline Tensor new_ints(const Tensor& like, std::initializer_list<int64_t> sizes) {

@@ -8,7 +8,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "fsa.h"
@@ -27,7 +29,7 @@ struct RnntSearch {
   int64_t vocab_size, num_contexts;  // num_contexts = vocab_size ^ (symbols that the prediction network sees)
   double beam;
   int64_t max_states, max_contexts;
-  bool final_frame;  // arcs into the final state read a frame, as a blank does
+  bool k2_order;  // arcs into the final state read a frame, as a blank does; max_states is applied before max_contexts
 };
 
 // Active states of one utterance between two frames, grouped by context: those of context c are splits[c] ... splits[c + 1] - 1.
@@ -61,7 +63,11 @@ class RnntAdvancer {
   RnntFrame run(const RnntGraph& graph, const RnntSearch& search, const RnntStates& states, const float* log_probs,
                 int32_t first_row) {
     out_ = {};
-    expand(graph, search, states, log_probs, first_row);
+    candidates_.clear();
+    dests_.clear();
+    clear_table();
+    find_symbols(graph, search, states, log_probs);
+    if (!out_.error) expand(graph, search, states, log_probs, first_row);
     if (out_.error) return std::move(out_);
     prune(search);
     emit();
@@ -75,6 +81,10 @@ class RnntAdvancer {
     int32_t graph_state, number;  // number: of the survivors, -1 if pruned
     double score;
   };
+  struct Group {  // the states of a context in kept_
+    int32_t begin, end;
+    double best;
+  };
   struct Candidate {
     RnntArc arc;
     float score;
@@ -87,86 +97,131 @@ class RnntAdvancer {
     candidates_.push_back({{src, dest, graph_arc, row}, score});
   }
 
-  void expand(const RnntGraph& graph, const RnntSearch& search, const RnntStates& states, const float* log_probs,
-              int32_t first_row) {
-    candidates_.clear();
-    dests_.clear();
-    clear_table();
-    const int32_t first = states.splits[0];
-    double cutoff = kNone;
-    for (int32_t s = first; s < states.splits[states.num_contexts]; ++s) cutoff = std::max(cutoff, states.scores[s] - search.beam);
+  // Which symbols can stand last in one of the max_contexts best contexts? Contexts with different last symbols are different,
+  // so if each of max_contexts symbols ends one that is better, a context can be forgotten before anything is looked up.
+  void find_symbols(const RnntGraph& graph, const RnntSearch& search, const RnntStates& states, const float* log_probs) {
+    best_.assign(search.vocab_size, kNone);
+    cutoff_ = kNone;
+    for (int32_t s = states.splits[0]; s < states.splits[states.num_contexts]; ++s)
+      cutoff_ = std::max(cutoff_, states.scores[s] - search.beam);
     for (int64_t c = 0; c < states.num_contexts; ++c) {
       const float* row = log_probs + c * search.vocab_size;
-      const int64_t context = states.contexts[c], shifted = context * search.vocab_size % search.num_contexts;
-      const int32_t r = first_row + static_cast<int32_t>(c);
+      double before_blank = kNone;
       for (int32_t s = states.splits[c]; s < states.splits[c + 1]; ++s) {
         const double before = states.scores[s];
-        const int32_t state = states.graph_states[s], src = s - first;
+        const int32_t state = states.graph_states[s];
         if (state < 0 || state >= graph.num_states) return fail("an active state is not one of the graph: ", state);
         const int64_t begin = graph.splits[state], end = graph.splits[state + 1];
         if (begin < 0 || begin > end || end > graph.num_arcs) return fail("the splits of the graph are broken at state ", state);
-        add(before + row[0], src, -1, r, row[0], context, state);  // whatever its score, so that not all states can be lost
+        before_blank = std::max(before_blank, before);
         for (int64_t a = begin; a < end; ++a) {
+          const int32_t label = graph.arcs[a].label;
+          if (label < -1 || label >= search.vocab_size) return fail("a label of the graph is not below vocab_size: ", label);
+          const double score = graph.scores[a] + before;
+          if (label <= 0) before_blank = std::max(before_blank, score);
+          else best_[label] = std::max(best_[label], score + row[label]);
+        }
+      }
+      double& best = best_[states.contexts[c] % search.vocab_size];
+      best = std::max(best, before_blank + row[0]);
+    }
+    double least = kNone;
+    if (!search.k2_order && search.max_contexts < search.vocab_size) {
+      ranks_ = best_;
+      std::nth_element(ranks_.begin(), ranks_.begin() + (search.max_contexts - 1), ranks_.end(), std::greater<double>());
+      least = ranks_[search.max_contexts - 1];
+    }
+    possible_.resize(search.vocab_size);
+    for (int64_t v = 0; v < search.vocab_size; ++v) possible_[v] = best_[v] >= least;
+  }
+
+  void expand(const RnntGraph& graph, const RnntSearch& search, const RnntStates& states, const float* log_probs,
+              int32_t first_row) {
+    for (int64_t c = 0; c < states.num_contexts; ++c) {
+      const float* row = log_probs + c * search.vocab_size;
+      const int64_t context = states.contexts[c], shifted = context * search.vocab_size % search.num_contexts;
+      const bool stays = possible_[context % search.vocab_size];
+      const int32_t r = first_row + static_cast<int32_t>(c);
+      for (int32_t s = states.splits[c]; s < states.splits[c + 1]; ++s) {
+        const double before = states.scores[s];
+        const int32_t state = states.graph_states[s], src = s - states.splits[0];
+        // Blanks are taken whatever their score, so that not all states can be lost.
+        if (stays) add(before + row[0], src, -1, r, row[0], context, state);
+        for (int32_t a = graph.splits[state]; a < graph.splits[state + 1]; ++a) {
           const Arc& arc = graph.arcs[a];
-          if (arc.label < -1 || arc.label >= search.vocab_size)
-            return fail("a label of the graph is not below vocab_size: ", arc.label);
+          if (arc.label > 0 ? !possible_[arc.label] : !stays) continue;
           if (arc.dest < 0 || arc.dest >= graph.num_states) return fail("an arc of the graph leads to state ", arc.dest);
-          const int32_t number = static_cast<int32_t>(a);
           if (arc.label > 0) {
             const float score = row[arc.label] + graph.scores[a];
-            if (before + score >= cutoff) add(before + score, src, number, r, score, shifted + arc.label, arc.dest);
-          } else if (arc.label == 0 || (search.final_frame && before + graph.scores[a] >= cutoff)) {
+            if (before + score >= cutoff_) add(before + score, src, a, r, score, shifted + arc.label, arc.dest);
+          } else if (arc.label == 0 || (search.k2_order && before + graph.scores[a] >= cutoff_)) {
             const float score = row[0] + graph.scores[a];
-            add(before + score, src, number, r, score, context, arc.dest);
+            add(before + score, src, a, r, score, context, arc.dest);
           }
         }
       }
     }
   }
 
-  // Leaves in kept_ the states that are within the beam, among the max_states best, and of one of the max_contexts best
-  // contexts (a context is as good as its best state), in the order of contexts and graph states.
+  // The max_contexts best contexts stay (a context is as good as its best state), of their states the max_states best, and
+  // of those the ones within the beam; or the states are chosen first, then the contexts. They are numbered in the order of
+  // contexts and graph states.
   void prune(const RnntSearch& search) {
-    kept_.clear();
-    double cutoff = kNone;
-    for (const Dest& dest : dests_) cutoff = std::max(cutoff, dest.score - search.beam);
-    for (size_t i = 0; i < dests_.size(); ++i)
-      if (dests_[i].score >= cutoff) kept_.push_back(static_cast<int32_t>(i));
-    const auto better = [](double x, int32_t i, double y, int32_t j) { return x > y || (x == y && i < j); };
-    if (static_cast<int64_t>(kept_.size()) > search.max_states) {
-      std::nth_element(kept_.begin(), kept_.begin() + search.max_states, kept_.end(),
-                       [&](int32_t i, int32_t j) { return better(dests_[i].score, i, dests_[j].score, j); });
-      kept_.resize(search.max_states);
+    kept_.resize(dests_.size());
+    std::iota(kept_.begin(), kept_.end(), 0);
+    if (search.k2_order) limit_states(search);
+    limit_contexts(search);
+    if (!search.k2_order) limit_states(search);
+    sort_kept();
+    for (int32_t i : kept_) {
+      Dest& dest = dests_[i];
+      if (out_.contexts.empty() || out_.contexts.back() != dest.context) {
+        out_.contexts.push_back(dest.context);
+        out_.context_ends.push_back(0);
+      }
+      dest.number = static_cast<int32_t>(out_.scores.size());
+      out_.graph_states.push_back(dest.graph_state);
+      out_.scores.push_back(dest.score);
+      out_.context_ends.back() = static_cast<int32_t>(out_.scores.size());
     }
+  }
+
+  void limit_states(const RnntSearch& search) {
+    double best = kNone;
+    for (int32_t i : kept_) best = std::max(best, dests_[i].score);
+    const auto worse = [&](int32_t i) { return dests_[i].score < best - search.beam; };
+    kept_.erase(std::remove_if(kept_.begin(), kept_.end(), worse), kept_.end());
+    if (static_cast<int64_t>(kept_.size()) <= search.max_states) return;
+    std::nth_element(kept_.begin(), kept_.begin() + search.max_states, kept_.end(), [&](int32_t i, int32_t j) {
+      return dests_[i].score > dests_[j].score || (dests_[i].score == dests_[j].score && i < j);
+    });
+    kept_.resize(search.max_states);
+  }
+
+  void limit_contexts(const RnntSearch& search) {
+    sort_kept();
+    groups_.clear();
+    for (int32_t i = 0; i < static_cast<int32_t>(kept_.size()); ++i) {
+      const Dest& dest = dests_[kept_[i]];
+      if (i == 0 || dest.context != dests_[kept_[i - 1]].context) groups_.push_back({i, i, kNone});
+      groups_.back().end = i + 1;
+      groups_.back().best = std::max(groups_.back().best, dest.score);
+    }
+    if (static_cast<int64_t>(groups_.size()) <= search.max_contexts) return;
+    std::nth_element(groups_.begin(), groups_.begin() + search.max_contexts, groups_.end(), [](const Group& x, const Group& y) {
+      return x.best > y.best || (x.best == y.best && x.begin < y.begin);
+    });
+    groups_.resize(search.max_contexts);
+    ranked_.clear();
+    for (const Group& group : groups_) ranked_.insert(ranked_.end(), kept_.begin() + group.begin, kept_.begin() + group.end);
+    kept_.swap(ranked_);
+  }
+
+  void sort_kept() {
     std::sort(kept_.begin(), kept_.end(), [&](int32_t i, int32_t j) {
       const Dest &x = dests_[i], &y = dests_[j];
       return x.context < y.context || (x.context == y.context && x.graph_state < y.graph_state);
     });
-    struct Group { int32_t begin, end; double best; };
-    std::vector<Group> groups;
-    for (int32_t i = 0; i < static_cast<int32_t>(kept_.size()); ++i) {
-      const Dest& dest = dests_[kept_[i]];
-      if (i == 0 || dest.context != dests_[kept_[i - 1]].context) groups.push_back({i, i, kNone});
-      groups.back().end = i + 1;
-      groups.back().best = std::max(groups.back().best, dest.score);
-    }
-    if (static_cast<int64_t>(groups.size()) > search.max_contexts) {
-      std::nth_element(groups.begin(), groups.begin() + search.max_contexts, groups.end(),
-                       [&](const Group& x, const Group& y) { return better(x.best, x.begin, y.best, y.begin); });
-      groups.resize(search.max_contexts);
-      std::sort(groups.begin(), groups.end(), [](const Group& x, const Group& y) { return x.begin < y.begin; });
-    }
-    for (Dest& dest : dests_) dest.number = -1;
-    for (const Group& group : groups) {
-      out_.contexts.push_back(dests_[kept_[group.begin]].context);
-      for (int32_t i = group.begin; i < group.end; ++i) {
-        Dest& dest = dests_[kept_[i]];
-        dest.number = static_cast<int32_t>(out_.scores.size());
-        out_.graph_states.push_back(dest.graph_state);
-        out_.scores.push_back(dest.score);
-      }
-      out_.context_ends.push_back(static_cast<int32_t>(out_.scores.size()));
-    }
   }
 
   void emit() {
@@ -225,7 +280,11 @@ class RnntAdvancer {
   uint32_t stamp_ = 0;
   std::vector<Dest> dests_;
   std::vector<Candidate> candidates_;
-  std::vector<int32_t> kept_;
+  std::vector<int32_t> kept_, ranked_;
+  std::vector<Group> groups_;
+  std::vector<double> best_, ranks_;  // best_[v]: of the states whose last symbol is v
+  std::vector<char> possible_;
+  double cutoff_ = kNone;  // for arcs with symbols
   RnntFrame out_;
 };
 

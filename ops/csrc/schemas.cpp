@@ -51,14 +51,16 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   // (fsa_splits, state_splits, arcs, arc map), where an arc map is one tensor, two (one for each input), or lists
   // (map_splits, map). See ops/scores.py.
   m.def("fsa_state_scores(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, bool forward, "
-        "bool log_semiring) -> (Tensor, Tensor)");
+        "bool log_semiring, bool want_shares) -> (Tensor, Tensor, Tensor)");
   m.def("fsa_state_scores_grad(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, bool forward, "
-        "bool log_semiring, Tensor state_scores, Tensor best, Tensor state_grad) -> Tensor");
+        "bool log_semiring, Tensor state_scores, Tensor best, Tensor shares, Tensor state_grad) -> Tensor");
   m.def("fsa_shortest_path(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor best) -> "
         "(Tensor, Tensor, Tensor, Tensor)");
-  m.def("fsa_random_paths(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, Tensor backward, "
-        "Tensor path_splits, int seed) -> (Tensor, Tensor)");
-  // See ops/algorithms.py and ops/rewrite.py.
+  m.def("fsa_random_paths(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor shares, Tensor path_splits, int seed) -> "
+        "(Tensor, Tensor)");
+  // See ops/fsa_properties.py, ops/topologies.py, ops/algorithms.py and ops/rewrite.py.
+  m.def("fsa_properties(Tensor fsa_splits, Tensor state_splits, Tensor arcs) -> Tensor");
+  m.def("fsa_ctc_graph(Tensor row_splits, Tensor symbols, bool modified) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("fsa_connect(Tensor fsa_splits, Tensor state_splits, Tensor arcs) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("fsa_top_sort(Tensor fsa_splits, Tensor state_splits, Tensor arcs) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("fsa_arc_sort(Tensor state_splits, Tensor arcs) -> Tensor");
@@ -77,25 +79,6 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   m.def("fsa_intersect_dense(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, Tensor log_probs, "
         "Tensor segments, Tensor a_index, Tensor b_index, float search_beam, float output_beam, int min_active, "
         "int max_active, bool allow_partial, bool want_frame) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
-
-  // n-gram models: an automaton is six tensors (ops/ngram.py); KenLM's binaries are a handle.
-  m.def("ngram_parse_arpa(Tensor text, str name) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
-  m.def("ngram_score(Tensor arc_splits, Tensor arc_words, Tensor arc_log_probs, Tensor arc_next, Tensor backoff_state, "
-        "Tensor backoff_log_prob, Tensor states, Tensor words) -> (Tensor, Tensor)");
-  m.def("ngram_kenlm_open(Tensor like, str library, str path) -> (Tensor, Tensor)");
-  m.def("ngram_kenlm_score(Tensor states, Tensor words, int handle) -> (Tensor, Tensor)");
-  m.def("ngram_kenlm_close(Tensor like, int handle) -> ()");
-  // Beam search of transducers on graphs, a frame a call; frames of the lattice are what advance returned, without contexts and
-  // scores, one after another: see ops/rnnt_decode.py.
-  m.def("decode_rnnt_advance(Tensor[] graph_splits, Tensor[] graph_arcs, Tensor[] graph_scores, Tensor graph_of_stream, "
-        "Tensor stream_splits, Tensor context_splits, Tensor contexts, Tensor graph_states, Tensor scores, Tensor log_probs, "
-        "int num_context_ids, float beam, int max_states, int max_contexts, bool final_frame) -> "
-        "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
-  m.def("decode_rnnt_lattice(Tensor[] graph_splits, Tensor[] graph_arcs, Tensor[] graph_scores, Tensor graph_of_stream, "
-        "Tensor[] frames, Tensor rows_before, Tensor history_splits, Tensor history, bool allow_partial, bool final_frame) -> "
-        "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
-  // See ops/nbest.py.
-  m.def("fsa_edit_distance(Tensor ref_splits, Tensor refs, Tensor hyp_splits, Tensor hyps, Tensor hyp_to_ref) -> Tensor");
   // The same going on from tokens (states and scores) of frames seen before, as lists [segment][frame][token].
   m.def("fsa_intersect_dense_online(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, Tensor log_probs, "
         "Tensor segments, Tensor a_index, Tensor b_index, float search_beam, float output_beam, int min_active, "
@@ -109,6 +92,26 @@ STABLE_TORCH_LIBRARY(lattica, m) {
         "int N, int T, int C) -> Tensor");
   m.def("fsa_ctc_align(Tensor log_probs, Tensor segments, Tensor token_splits, Tensor tokens, Tensor skips, int blank) -> "
         "Tensor");
+  // See ops/nbest.py.
+  m.def("fsa_edit_distance(Tensor ref_splits, Tensor refs, Tensor hyp_splits, Tensor hyps, Tensor hyp_to_ref) -> Tensor");
+
+  // n-gram models: an automaton is six tensors (ops/ngram.py); KenLM's binaries are a handle.
+  m.def("ngram_parse_arpa(Tensor text, str name) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("ngram_score(Tensor arc_splits, Tensor arc_words, Tensor arc_log_probs, Tensor arc_next, Tensor backoff_state, "
+        "Tensor backoff_log_prob, Tensor states, Tensor words) -> (Tensor, Tensor)");
+  m.def("ngram_kenlm_open(Tensor like, str library, str path) -> (Tensor, Tensor)");
+  m.def("ngram_kenlm_score(Tensor states, Tensor words, int handle) -> (Tensor, Tensor)");
+  m.def("ngram_kenlm_close(Tensor like, int handle) -> ()");
+
+  // Beam search of transducers on graphs, a frame a call; frames of the lattice are what advance returned, without contexts and
+  // scores, one after another: see ops/rnnt_decode.py.
+  m.def("decode_rnnt_advance(Tensor[] graph_splits, Tensor[] graph_arcs, Tensor[] graph_scores, Tensor graph_of_stream, "
+        "Tensor stream_splits, Tensor context_splits, Tensor contexts, Tensor graph_states, Tensor scores, Tensor log_probs, "
+        "int num_context_ids, float beam, int max_states, int max_contexts, bool final_frame) -> "
+        "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("decode_rnnt_lattice(Tensor[] graph_splits, Tensor[] graph_arcs, Tensor[] graph_scores, Tensor graph_of_stream, "
+        "Tensor[] frames, Tensor rows_before, Tensor history_splits, Tensor history, bool allow_partial, bool final_frame) -> "
+        "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // The CTC decoder (ops/ctc_decoder.py). Decoders and streams are numbers; results are scores, where each utterance's
   // hypotheses and each hypothesis's events begin, the events (token, frame, last frame, word) and their highest emissions.

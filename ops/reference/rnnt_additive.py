@@ -89,6 +89,7 @@ def rnnt_additive_log_probs_backward(
                 losses.append((torch.where(output.isinf(), 0.0, output) * grad).sum())
         total = torch.stack(losses).sum() if losses else leaves[0].sum() * 0
     if unigram_NC is None:
-        return *torch.autograd.grad(total, leaves, materialize_grads=True), am.new_empty(0, C)
+        am_grad, lm_grad = torch.autograd.grad(total, leaves, materialize_grads=True)
+        return am_grad, lm_grad, am.new_empty(0, C)
     am_grad, lm_grad, unigram_grad = torch.autograd.grad(total, (*leaves, unigram_NC), materialize_grads=True)
     return am_grad, lm_grad, unigram_grad

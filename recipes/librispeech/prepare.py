@@ -1,7 +1,7 @@
 """Prepare a corpus: recipes/librispeech/prepare.sh [--stage N] [--stop-stage M] corpus=digits [overrides …].
 
-Stages: 0 recordings, 1 manifests, 2 noise, 3 features, 4 tokens and words (toolkit/data/prepare.py). Run again after an
-interruption or with other settings, it does what is left to do.
+Stages: 0 recordings, 1 manifests, 2 noise, 3 features, 4 tokens and words (toolkit/data/prepare.py), 5 lexicon, n-grams and
+decoding graphs if lang=... asks for them. Run again after an interruption or with other settings, it does what is left to do.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-from fsa_helpers import all_paths
 
 import ops as k2
 
@@ -159,4 +158,40 @@ def test_batch_is_one_by_one():
     for i in range(4):
         one = k2.get_lattice(lp[i : i + 1], lengths[i : i + 1], graph, 4, 3, 2, 5)
         assert k2.to_str(one[0]) == k2.to_str(batch[i])
-        assert len(all_paths(one[0])) > 0
+        assert one[0].num_arcs > 0
+
+
+def test_words_in_lists_on_the_arcs():
+    """aux_labels become ragged when epsilons are removed or a graph is determinized: decoding must not mind."""
+    lexicon = k2.Fsa.from_str("0 1 1 1 0\n1 0 2 0 0\n0 2 2 2 -0.1\n2 0 3 0 0\n0 3 -1 -1 0\n3", acceptor=False)
+    ragged = lexicon.clone()
+    ragged.aux_labels = k2.RaggedTensor([[1], [2, 3], [-1], [], []], dtype=torch.int32)
+    expected = {0: [1, 2], 1: [1, 2, 3]}
+    lp = torch.full((2, 4, 4), -5.0)
+    for t, label in enumerate((1, 2, 2, 3)):
+        lp[:, t, label] = 0.0
+    G = k2.Fsa.from_str("0 0 1 -1\n0 0 2 -2\n0 0 3 -3\n0 1 -1 0\n1", acceptor=True)
+    for i, graph in enumerate((lexicon, ragged)):
+        lattice = k2.get_lattice(lp, lens(4, 4), graph, 50, 50, 1, 50)
+        assert k2.get_aux_labels(k2.one_best_decoding(lattice)) == [expected[i]] * 2
+        nbest = k2.Nbest.from_lattice(lattice, 50)
+        assert expected[i] in nbest.words().tolist()
+        assert nbest.intersect(lattice).words() == nbest.words()
+        for found in (
+            k2.nbest_decoding(lattice, 50),
+            k2.rescore_with_n_best_list(lattice, G, 50, [0.1])["lm_scale_0.1"],
+            k2.rescore_with_whole_lattice(lattice, G, [0.1])["lm_scale_0.1"],
+        ):
+            assert k2.get_aux_labels(found) == [expected[i]] * 2
+
+
+def test_transcripts_the_lm_does_not_know_have_no_path():
+    lp = log_probs(2, 3)
+    lattice = k2.get_lattice(lp, lens(3, 3), k2.ctc_topo(3), 100, 100, 1, 100)
+    only_nine = k2.Fsa.from_str("0 0 9 -1\n0 1 9 -1\n1 2 -1 0\n2", acceptor=True)
+    torch.manual_seed(0)
+    by_list = k2.rescore_with_n_best_list(lattice, only_nine, 100, [0.0, 1.0])
+    by_lattice = k2.rescore_with_whole_lattice(lattice, only_nine, [0.0, 1.0])
+    for best in (*by_list.values(), *by_lattice.values()):
+        assert k2.without_path(best) == [0, 1] and k2.get_aux_labels(best) == [[], []]
+        assert best.get_tot_scores(True, False).tolist() == [-INF, -INF]

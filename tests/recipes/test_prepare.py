@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+import torch
 
+import ops
 from toolkit import config as schema
 from toolkit.data import features
 from toolkit.data.datamodule import DataModule
@@ -159,6 +161,57 @@ def test_requirements_are_checked_first(config: schema.Config, monkeypatch: pyte
     check_requirements(config)
     with pytest.raises(RuntimeError, match="pip install espeakng-loader"):
         check_requirements(dataclasses.replace(config, corpus=schema.SyntheticCorpus()))
+
+
+def test_lang_stage(config: schema.Config, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Lexicon, n-grams and HLG: made once, made anew where settings or a text changed; HLG reads the corpus's words."""
+    prepare(config, 0, 1)
+    prepare(config, 4, 5)  # without lang.name there is nothing to do
+    assert [p.name for p in config.tokens_dir.iterdir() if p.is_dir()] == []
+    extra = tmp_path / "more.txt"
+    extra.write_text("ONE TWO\nTWO TWO THREE FIVE\nÄ ONE\n" * 3)
+    config = change(config, "lang", name="words", text=[str(extra)], orders=[2, 3], graphs=["LG", "HLG"])
+    log = run_log(caplog, config, 5, 5)
+    names = {p.name for p in config.lang_dir.iterdir()}
+    assert {
+        "lexicon.txt",
+        "words.txt",
+        "tokens.txt",
+        "G_2_gram.arpa.gz",
+        "G_3_gram.arpa.gz",
+        "LG.pt",
+        "HLG.pt",
+    } <= names
+    # I, V and Ä are not among the letters of ONE TWO THREE FOUR.
+    assert "2 words left out, the tokens cannot spell them: FIVE, Ä" in log
+    counts = json.loads((config.lang_dir / ".done").read_text())["counts"]
+    assert (counts["sentences"], counts["words"], counts["left out"]) == (13, 4, 2) and counts["HLG"]["arcs"] > 0
+    rows = (config.lang_dir / "words.txt").read_text().split()
+    assert {"ONE", "TWO", "THREE", "FOUR"} < set(rows)
+    assert (config.lang_dir / "tokens.txt").read_bytes() == (config.tokens_dir / "tokens.txt").read_bytes()
+    hlg = ops.Fsa.from_dict(torch.load(config.lang_dir / "HLG.pt", weights_only=True))
+    assert int(hlg.labels.max()) < Tokenizer.load(config.tokens_dir).vocab_size
+    assert "stage 5 (lang): done before" in run_log(caplog, config, 5, 5)
+    extra.write_text("ONE TWO\n")
+    assert "stage 5 (lang): files changed" in run_log(caplog, config, 5, 5)
+    with pytest.raises(FileNotFoundError, match=r"lang.text=.*gone.txt: no such file"):
+        prepare(change(config, "lang", text=["gone.txt"]), 5, 5)
+    with pytest.raises(FileNotFoundError, match=r"lang.lexicon=gone.txt: no such file"):
+        prepare(change(config, "lang", lexicon="gone.txt"), 5, 5)
+
+
+def test_lang_stage_with_a_lexicon(config: schema.Config, tmp_path: Path) -> None:
+    prepare(config, 0, 1)
+    prepare(config, 4, 4)
+    (tmp_path / "cmudict.txt").write_text("one W AH N\none(2) HH W AH N\ntwo T UW\nunheard AH N\n")
+    config = change(config, "lang", name="phones", lexicon=str(tmp_path / "cmudict.txt"), orders=[1])
+    prepare(config, 5, 5)
+    tokens = [line.split()[0] for line in (config.lang_dir / "tokens.txt").read_text().splitlines()]
+    assert tokens == ["<blk>", "AH", "HH", "N", "T", "UW", "W"]
+    assert (config.lang_dir / "lexicon.txt").read_text() == "ONE W AH N\nONE HH W AH N\nTWO T UW\n"
+    with pytest.raises(ValueError, match=r"none of the .* words of the text has a spelling"):
+        (tmp_path / "other.txt").write_text("THING TH IH NG\n")
+        prepare(change(config, "lang", lexicon=str(tmp_path / "other.txt")), 5, 5)
 
 
 # ---------------------------------------------------------------------------------------------------------- prepare.sh

@@ -218,7 +218,9 @@ def test_ctc_greedy_merges_repeats_and_drops_blanks() -> None:
     assert cut.best.log_probs == pytest.approx([float(log_probs_TV[1, 1])])
 
 
-def test_each_context_is_evaluated_once() -> None:
+@pytest.mark.parametrize("table", [0, 25])
+def test_each_context_is_evaluated_once(monkeypatch: pytest.MonkeyPatch, table: int) -> None:
+    monkeypatch.setattr("toolkit.search.predictor.WHOLE_TABLE", {"cpu": table})
     model = FakeTransducer(vocab_size=5, seed=5)
     contexts: list[tuple[int, ...]] = []
     model.decoder.register_forward_pre_hook(lambda _, args: contexts.extend(map(tuple, args[0].tolist())))
@@ -226,9 +228,10 @@ def test_each_context_is_evaluated_once() -> None:
     assert 1 < len(contexts) == len(set(contexts))
 
 
-@pytest.mark.parametrize("limit", [0, 10**9])
-def test_predictor_with_and_without_cache(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    monkeypatch.setattr("toolkit.search.predictor.SLOTS", limit)
+@pytest.mark.parametrize(("table", "slots"), [(0, 0), (0, 10**9), (25, 0)])
+def test_predictor_with_and_without_cache(monkeypatch: pytest.MonkeyPatch, table: int, slots: int) -> None:
+    monkeypatch.setattr("toolkit.search.predictor.WHOLE_TABLE", {"cpu": table})
+    monkeypatch.setattr("toolkit.search.predictor.SLOTS", slots)
     model = FakeTransducer(vocab_size=5, seed=5)
     predictor = Predictor(model, torch.device("cpu"))
     contexts = predictor.initial(2, 3)

@@ -5,6 +5,7 @@
     2 noise/        noise for mixing, where data.noise.dir is set
     3 features/     train.jsonl (all training parts, shuffled) and cuts_<part>.jsonl for validation and test
     4 lang_*/       tokens.txt, bpe.model, words.txt
+    5 lang_*/NAME/  lexicon.txt, words.txt, G_3_gram.arpa.gz, HLG.pt, where lang.name is set (toolkit/lang/prepare.py)
 
 Each stage owns its folder. `.done` there holds the settings it was made with and counts: same settings, nothing to do;
 other settings, the folder is made anew and the log says what changed. An interrupted stage goes on where it was.
@@ -29,7 +30,7 @@ from toolkit.config import Config, DirectoryCorpus, LibriSpeechCorpus, Synthetic
 from toolkit.data import corpora, download, features, noise, synthetic
 from toolkit.data.tokenizer import Tokenizer, write_words
 
-STAGES = ("corpus", "manifests", "noise", "features", "tokens")
+STAGES = ("corpus", "manifests", "noise", "features", "tokens", "lang")
 
 
 def training_manifest(config: Config) -> Path:
@@ -64,6 +65,10 @@ def check_requirements(config: Config) -> None:
     missing = [name.replace("_", "-") for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise RuntimeError(f"prepare needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    if config.lang.name is not None:
+        from toolkit.lang.prepare import check_lang
+
+        check_lang(config.lang)
 
 
 # --------------------------------------------------------------------------------------------------------------- stages
@@ -162,7 +167,26 @@ def _tokens(config: Config) -> None:
     _run_stage(4, folder, settings, make)
 
 
-_RUN: tuple[Callable[[Config], None], ...] = (_corpus, _manifests, _noise, _features, _tokens)
+def _lang(config: Config) -> None:
+    if config.lang.name is None:
+        return
+    from toolkit.lang.prepare import make_lang
+
+    folder = config.lang_dir
+    sources = [*config.lang.text, *([config.lang.lexicon] if config.lang.lexicon != "tokens" else [])]
+    settings = _plain(config.lang) | {
+        "files": {path: [os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in sources},
+        "tokens": _upstream(config.tokens_dir, 4),
+    }
+
+    def make() -> dict[str, Any]:
+        texts = (cut.supervisions[0].text for part in config.corpus.train for cut in _read_cuts(config, part))
+        return make_lang(config.lang, Tokenizer.load(config.tokens_dir), texts, folder)
+
+    _run_stage(5, folder, settings, make)
+
+
+_RUN: tuple[Callable[[Config], None], ...] = (_corpus, _manifests, _noise, _features, _tokens, _lang)
 
 
 # ---------------------------------------------------------------------------------------------------------------- marks
@@ -234,7 +258,7 @@ def _parts(config: Config) -> list[str]:
 
 
 def _folders(config: Config) -> list[Path]:
-    return [config.data_dir / name for name in STAGES[:-1]] + [config.tokens_dir]
+    return [config.data_dir / name for name in STAGES[:-2]] + [config.tokens_dir, config.lang_dir]
 
 
 def _feature_settings(config: Config) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def make_lg(
             raise ValueError("LG: no word of the language model has a spelling in the lexicon")
         graph = step("determinised", lambda: ops.determinize(graph))
         if minimize:
-            graph = step("minimised", lambda: ops.minimize(graph, push_scores=False))
+            graph = step("minimised", lambda: ops.minimize(graph, delta=1e-5, push_scores=False))
         graph = _without_symbols(graph, _num_tokens(tokens), table[BACKOFF])
         graph = step("without epsilons", lambda: ops.remove_epsilon(graph))
         return step("connected", lambda: ops.connect(graph))

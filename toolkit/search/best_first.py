@@ -174,7 +174,7 @@ def _search(
         asked = {old.tokens if by_tokens else old.context: old for old in hyps}
         rows.update(zip(asked, (yield [(t, old.context, old.tokens) for old in asked.values()])))
         while (hyp := before.pop_best()) is not None:
-            if after.count_better(hyp.score, beam) >= beam:
+            if hyp.score < after.floor(beam):
                 break
             key = hyp.tokens if by_tokens else hyp.context
             if key not in rows:
@@ -193,24 +193,22 @@ def _search(
 
 
 class _Agenda:
-    """Hypotheses of one utterance that wait to be taken, best first, merged where they are the same.
+    """Hypotheses of one utterance that wait to be taken, best first.
 
-    One that has been taken may come again with what further alignments add to it: as everything is a sum of products,
-    it is then taken again with that share alone. If the best alignment counts, the first time was the best.
+    Those before a frame are told apart by tokens and symbols emitted at the frame: each has one way to come about. Those
+    behind it are told apart by tokens alone, and merged.
     """
 
     def __init__(self, log_add: bool) -> None:
         self.log_add = log_add
         self.hyps: dict[tuple[tuple[int, ...], int], _Hyp] = {}
-        self.taken: set[tuple[tuple[int, ...], int]] = set()
         self.heap: list[tuple[float, tuple[int, ...], int]] = []  # with entries that are out of date
+        self.lowest, self.next_look = -math.inf, 0  # see floor
 
     def add(self, new: _Hyp) -> None:
         if new.score == -math.inf:
             return
         key = new.tokens, new.count
-        if not self.log_add and key in self.taken:
-            return
         old = self.hyps.get(key)
         if old is not None:
             high, low = (new, old) if new.score > old.score else (old, new)
@@ -227,14 +225,17 @@ class _Agenda:
             hyp = self.hyps.get((tokens, count))
             if hyp is not None and hyp.score == -score:
                 del self.hyps[tokens, count]
-                self.taken.add((tokens, count))
                 return hyp
         return None
 
-    def count_better(self, score: float, enough: int) -> int:
-        if len(self.hyps) < enough:
-            return 0
-        return sum(hyp.score > score for hyp in self.hyps.values())
+    def floor(self, n: int) -> float:
+        """A score that at least n are better than or as good as; found anew only when some more have come, as looking
+        costs more than taking a few hypotheses too many.
+        """
+        if len(self.hyps) >= self.next_look + n:
+            self.lowest = heapq.nlargest(n, (hyp.score for hyp in self.hyps.values()))[-1]
+            self.next_look = len(self.hyps) - n + 1 + n // 4
+        return self.lowest
 
     def best(self, n: int) -> list[_Hyp]:
         return heapq.nsmallest(n, self.hyps.values(), key=lambda hyp: -hyp.score)

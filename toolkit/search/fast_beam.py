@@ -43,6 +43,7 @@ def fast_beam_search_lattice(
     graph: Fsa | Sequence[Fsa] | None = None,
     bounds: FastBeam = FastBeam(),
     *,
+    allow_partial: bool = False,
     temperature: float = 1.0,
     blank_penalty: float = 0.0,
     guide: Guide | None = None,
@@ -51,8 +52,9 @@ def fast_beam_search_lattice(
 
     model: see `Predictor`; its blank must be 0. encoder_out_NTD: (N, T, D) float; lens_N: frames of each that count.
     graph: an acceptor or transducer of tokens, or one for each utterance; only what it accepts is searched, and the
-      scores of its arcs count. None: every sequence of tokens is as good as any other. Where no state that survived to
-      the end is final, all of them are taken as such.
+      scores of its arcs count. None: every sequence of tokens is as good as any other.
+    allow_partial: where no state that survived to the end is final, take all of them as such: the result is then the
+      beginning of what the graph accepts. Otherwise the lattice is empty there.
     temperature, blank_penalty: see `Predictor`.
     guide: scorers as functions of the context, added to what the model says. Contexts are then as long as it wants.
     The arcs carry the graph's attributes and `log_probs`, what model and guide say of the arc's symbol. The k-th arc of a path
@@ -87,7 +89,7 @@ def fast_beam_search_lattice(
             log_probs_CV += guide.log_probs(whose_N[stream_C], context_C)
         streams.advance(log_probs_CV)
     streams.terminate_and_flush_to_streams()
-    lattice = streams.format_output(lens_host_N.tolist(), allow_partial=True)
+    lattice = streams.format_output(lens_host_N.tolist(), allow_partial)
     lattice.log_probs = lattice.scores - lattice.graph_scores
     del lattice.graph_scores
     return ops.index_fsa(lattice, order_N.argsort().int())
@@ -100,6 +102,7 @@ def fast_beam_search(
     graph: Fsa | Sequence[Fsa] | None = None,
     bounds: FastBeam = FastBeam(),
     *,
+    allow_partial: bool = False,
     temperature: float = 1.0,
     blank_penalty: float = 0.0,
     scorers: Sequence[Scorer] = (),
@@ -111,7 +114,11 @@ def fast_beam_search(
     """
     if len(lens_N) == 0:
         return []
-    options: dict[str, Any] = {"temperature": temperature, "blank_penalty": blank_penalty}
+    options: dict[str, Any] = {
+        "allow_partial": allow_partial,
+        "temperature": temperature,
+        "blank_penalty": blank_penalty,
+    }
     if scorers:
         options |= {"merge": "max", "scorers": scorers}
         return fast_beam_search_nbest(model, encoder_out_NTD, lens_N, graph, bounds, **options)
@@ -131,6 +138,7 @@ def fast_beam_search_nbest(
     nbest_scale: float = 0.5,
     merge: str = "log_add",
     length_norm: bool = False,
+    allow_partial: bool = False,
     temperature: float = 1.0,
     blank_penalty: float = 0.0,
     scorers: Sequence[Scorer] = (),
@@ -152,9 +160,11 @@ def fast_beam_search_nbest(
         raise ValueError(f"num_paths={num_paths}: expected at least 1")
     if len(lens_N) == 0:
         return []
-    options = {"temperature": temperature, "blank_penalty": blank_penalty}
     guide = guiding(scorers, len(lens_N), model, encoder_out_NTD.device)
-    lattice = fast_beam_search_lattice(model, encoder_out_NTD, lens_N, graph, bounds, guide=guide, **options)
+    lattice = fast_beam_search_lattice(
+        model, encoder_out_NTD, lens_N, graph, bounds, guide=guide,
+        allow_partial=allow_partial, temperature=temperature, blank_penalty=blank_penalty,
+    )  # fmt: skip
     lattice = _of_tokens(lattice)
     nbest = _draw(lattice, num_paths, nbest_scale)
     paths_of = ops.compose(lattice, ops.linear_fsa(nbest.words()), b_to_a_map=nbest.shape.row_ids(1))

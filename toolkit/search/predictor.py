@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WHOLE_TABLE = 1 << 14  # CUDA: contexts up to which all are evaluated beforehand
+WHOLE_TABLE = {"cpu": 1 << 10, "cuda": 1 << 14}  # contexts up to which all are evaluated beforehand
 SLOTS = 1 << 27  # CPU: contexts up to which an index of them is affordable (untouched pages of it cost nothing)
 
 
@@ -44,11 +44,10 @@ class Predictor:
         self.rows_RJ: Tensor | None = None
         self.num_rows = 1
         self.slot_C: Tensor | None = None
-        if device.type == "cpu":
-            if self.num_contexts <= SLOTS:
-                self.slot_C = torch.zeros(self.num_contexts, dtype=torch.int32)
-        elif self.num_contexts <= WHOLE_TABLE:
+        if self.num_contexts <= WHOLE_TABLE.get(device.type, 0):
             self.rows_RJ = self._evaluate(torch.arange(self.num_contexts, device=device))
+        elif device.type == "cpu" and self.num_contexts <= SLOTS:
+            self.slot_C = torch.zeros(self.num_contexts, dtype=torch.int32)
 
     def initial(self, *shape: int) -> Tensor:
         """Context ids of the start of an utterance: nothing but blanks."""
@@ -68,7 +67,7 @@ class Predictor:
             out = self.rows_RJ.index_select(0, ids)
         else:  # on CUDA, asking what is new would be a synchronisation a frame
             out = self._evaluate(ids)
-        return out.view(*contexts.shape, -1)
+        return out.view(*contexts.shape, out.shape[-1])
 
     def project(self, encoder_out_NTD: Tensor) -> Tensor:
         """The encoder's side of the joiner (N, T, J): once for all frames."""

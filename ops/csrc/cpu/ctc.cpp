@@ -106,6 +106,7 @@ Tensor fsa_ctc_loss_grad_cpu(const Tensor& occupations, const Tensor& total_grad
   for (int64_t i = 0; i < batch.num_segments; ++i) segments_of[batch.segments[3 * i]].push_back(i);
   const auto run = [&](auto scalar) {
     using scalar_t = decltype(scalar);
+    with_large_pages<scalar_t>(grad);
     CpuBackend{}.for_each(N, [&](int64_t n) {
       scalar_t* rows = data<scalar_t>(grad) + n * T * C;
       std::memset(rows, 0, sizeof(scalar_t) * T * C);

@@ -71,6 +71,7 @@ Tensors6 write(const Searches& searches, const Tensor& ints, const Tensor& float
                   arcs[n], " arcs, more than 2^31 - 1: use smaller beams");
   Tensor fsa_splits = new_ints(ints, {n + 1}), state_splits = new_ints(ints, {states[n] + 1}), out = new_ints(ints, {arcs[n], 3});
   Tensor map_a = new_ints(ints, {arcs[n]}), frame = new_ints(ints, {want_frame ? arcs[n] : 0}), scores = empty_like_shape(floats, {arcs[n]});
+  with_large_pages<int32_t>(out), with_large_pages<int32_t>(map_a), with_large_pages<int32_t>(frame), with_large_pages<float>(scores);
   for (int64_t i = 0; i <= n; ++i) data<int32_t>(fsa_splits)[i] = static_cast<int32_t>(states[i]);
   data<int32_t>(state_splits)[states[n]] = static_cast<int32_t>(arcs[n]);
   CpuBackend{}.for_each(n, [&](int64_t i) {
