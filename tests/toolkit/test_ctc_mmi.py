@@ -151,3 +151,18 @@ def test_a_nan_stays_in_its_utterance() -> None:
     ctc_N = F.ctc_loss(log_probs_NTV.transpose(0, 1), tokens_NU, lens_N, token_lens_N, reduction="none")
     loss_N = mmi(ctc_N, log_probs_NTV, lens_N, tokens_NU, token_lens_N)
     assert loss_N[0].isfinite() and not loss_N[1].isfinite()
+
+
+def test_ctc_of_the_model_is_that_of_torch() -> None:
+    torch.manual_seed(1)
+    model = TransducerModel(HEAD_ALONE, CTC_ALONE, VOCAB)
+    logits_NTV = torch.randn(4, 12, VOCAB, requires_grad=True)
+    tokens_NU = torch.tensor([[1, 1, 2, 3], [4, 5, 0, 0], [1, 2, 3, 4], [0, 0, 0, 0]])
+    lens_N, token_lens_N = torch.tensor([12, 7, 3, 5]), torch.tensor([4, 2, 4, 0])
+    ours_N = model.ctc_loss(logits_NTV.log_softmax(2), lens_N, tokens_NU, token_lens_N)
+    torchs_N = F.ctc_loss(logits_NTV.log_softmax(2).transpose(0, 1), tokens_NU, lens_N, token_lens_N, reduction="none")
+    assert ours_N.dtype == torch.float32 and ours_N[2].isinf() and torchs_N[2].isinf()
+    torch.testing.assert_close(ours_N, torchs_N, atol=1e-4, rtol=1e-5)
+    kept = torch.tensor([0, 1, 3])
+    grads = [torch.autograd.grad(x[kept].sum(), logits_NTV)[0][kept] for x in (ours_N, torchs_N)]
+    torch.testing.assert_close(*grads, atol=1e-4, rtol=1e-4)
