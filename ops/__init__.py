@@ -3,7 +3,9 @@
 Importing compiles nothing; the first op that is called does (see ops/build). ops/README.md is the map.
 """
 
-from ops import ragged, sparse, utils
+import torch
+
+from ops import autograd, dense_fsa_vec, fsa_algo, fsa_properties, ragged, sparse, utils
 from ops.algorithms import (
     add_epsilon_self_loops,
     arc_sort,
@@ -42,12 +44,14 @@ from ops.lattice import (
     rescore_with_whole_lattice,
     without_path,
 )
+from ops.matching_stats import get_best_matching_stats
 from ops.mutual_information import joint_mutual_information_recursion, mutual_information_recursion
 from ops.mwer_loss import MWERLoss, mwer_loss
 from ops.nbest import Nbest, edit_distance
 from ops.ngram import NgramLM
 from ops.online_dense import DecodeStateInfo, OnlineDenseIntersecter
 from ops.paths import is_rand_equivalent, levenshtein_alignment, random_paths, shortest_path
+from ops.pruned_ranges import pruned_ranges_to_lattice
 from ops.ragged import (
     RaggedShape,
     RaggedTensor,
@@ -100,6 +104,8 @@ from ops.topologies import (
 )
 from ops.utils import index_fsa, monotonic_lower_bound, random_fsa, random_fsa_vec
 
+with_cuda = torch.version.cuda is not None  # k2's name for it: whether CUDA can be used where there is a GPU
+
 __all__ = [
     "CTCDecoder",
     "CTCDecoderLM",
@@ -123,6 +129,7 @@ __all__ = [
     "TokenSpan",
     "add_epsilon_self_loops",
     "arc_sort",
+    "autograd",
     "cat",
     "closure",
     "compose",
@@ -135,6 +142,7 @@ __all__ = [
     "ctc_graph",
     "ctc_loss",
     "ctc_topo",
+    "dense_fsa_vec",
     "depthwise_conv1d",
     "determinize",
     "do_rnnt_pruning",
@@ -142,7 +150,10 @@ __all__ = [
     "edit_distance",
     "expand_ragged_attributes",
     "forced_align",
+    "fsa_algo",
+    "fsa_properties",
     "get_aux_labels",
+    "get_best_matching_stats",
     "get_lattice",
     "get_rnnt_logprobs",
     "get_rnnt_logprobs_joint",
@@ -175,6 +186,7 @@ __all__ = [
     "one_best_decoding",
     "properties_to_str",
     "prune_on_arc_post",
+    "pruned_ranges_to_lattice",
     "push",
     "ragged",
     "random_fsa",
@@ -212,5 +224,6 @@ __all__ = [
     "trivial_graph",
     "union",
     "utils",
+    "with_cuda",
     "without_path",
 ]

@@ -41,7 +41,7 @@ def top_sort(fsa: Fsa) -> Fsa:
 def arc_sort(fsa: Fsa, ret_arc_map: bool = False) -> Any:
     """Accepts the same; the arcs of each state are ordered by label, then destination; label -1 comes last."""
     arc_map = call("fsa_arc_sort", fsa.splits()[1], fsa.arcs3)
-    ans = fsa_from_unary_function_tensor(fsa, (fsa._shape, fsa.arcs3[arc_map.long()]), arc_map)
+    ans = fsa_from_unary_function_tensor(fsa, (fsa._shape, fsa.arcs3.index_select(0, arc_map)), arc_map)
     return (ans, arc_map) if ret_arc_map else ans
 
 

@@ -187,6 +187,10 @@ class CTCDecoder:
         self._stream: _Stream | None = None
         self._set_lexicon(lexicon)
 
+    @property
+    def has_lexicon(self) -> bool:
+        return self._lexicon is not None
+
     # ---------------------------------------------------------------------------------------------------- the vocabulary
 
     def _set_lexicon(self, lexicon: Lexicon | None) -> None:

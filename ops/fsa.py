@@ -8,7 +8,6 @@ starts, the last state is final and is entered by arcs with label -1 only. State
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,67 +15,18 @@ import torch
 from torch import Tensor
 
 from ops import fsa_properties
+from ops.fsa_arcs import RaggedArcs
 from ops.fsa_tensor import arcs_from_tensor, to_tensor
 from ops.fsa_text import Dot, fsa_to_dot, fsa_to_str, guess_num_aux, parse
 from ops.ragged import RaggedShape, RaggedTensor
 from ops.ragged.functions import cat as ragged_cat
 from ops.ragged.shape import counts_to_splits, ids_to_splits
+from ops.scores import ScoreMethods
 
 _FIELDS = {"_shape", "_arcs3", "_scores", "_tensor_attr", "_non_tensor_attr", "_cache", "_properties"}
 
 
-class RaggedArcs:
-    """`fsa.arcs`, as k2 users know it: shape() and values() (A, 4) int32, the last column the bits of the float32
-    score.
-    """
-
-    def __init__(self, fsa: Fsa):
-        self._fsa = fsa
-
-    def values(self) -> Tensor:
-        """A copy: set `fsa.labels` and `fsa.scores` to change an FSA."""
-        bits = self._fsa.scores.detach().float().contiguous().view(torch.int32)
-        return torch.cat([self._fsa.arcs3, bits[:, None]], dim=1)
-
-    def shape(self) -> RaggedShape:
-        return self._fsa._shape
-
-    def row_splits(self, axis: int) -> Tensor:
-        return self._fsa._shape.row_splits(axis)
-
-    def row_ids(self, axis: int) -> Tensor:
-        return self._fsa._shape.row_ids(axis)
-
-    def num_axes(self) -> int:
-        return self._fsa._shape.num_axes
-
-    def dim0(self) -> int:
-        return self._fsa._shape.dim0
-
-    def tot_size(self, axis: int) -> int:
-        return self._fsa._shape.tot_size(axis)
-
-    def num_elements(self) -> int:
-        return self._fsa._shape.numel()
-
-    def is_cpu(self) -> bool:
-        return not self._fsa.arcs3.is_cuda
-
-    def is_cuda(self) -> bool:
-        return self._fsa.arcs3.is_cuda
-
-    def to_str(self) -> str:
-        arcs = [f"{s} {d} {x} {w:.6g}" for (s, d, x), w in zip(self._fsa.arcs3.tolist(), self._fsa.scores.tolist())]
-        values: list[str] = arcs
-        for axis in range(self.num_axes() - 1, 0, -1):
-            splits = self.row_splits(axis).tolist()
-            values = ["[ " + "".join(v + " " for v in values[a:b]) + "]" for a, b in itertools.pairwise(splits)]
-        return "[ " + "".join(v + " " for v in values) + "]"
-
-    __str__ = __repr__ = to_str
-
-
-class Fsa:
+class Fsa(ScoreMethods):
     """One FSA (shape (num_states, None)) or an FsaVec (shape (num_fsas, None, None)).
 
     Any attribute can be set. A tensor with one entry an arc, or a RaggedTensor with one row an arc, becomes an arc
@@ -487,27 +437,6 @@ class Fsa:
         if filename is not None:
             dot.save(filename)
         return dot
-
-    # ---- scores (ops/scores.py explains them) ----
-    def get_forward_scores(self, use_double_scores: bool, log_semiring: bool) -> Tensor:
-        from ops import scores
-
-        return scores.get_forward_scores(self, use_double_scores, log_semiring)
-
-    def get_backward_scores(self, use_double_scores: bool, log_semiring: bool) -> Tensor:
-        from ops import scores
-
-        return scores.get_backward_scores(self, use_double_scores, log_semiring)
-
-    def get_tot_scores(self, use_double_scores: bool, log_semiring: bool) -> Tensor:
-        from ops import scores
-
-        return scores.get_tot_scores(self, use_double_scores, log_semiring)
-
-    def get_arc_post(self, use_double_scores: bool, log_semiring: bool) -> Tensor:
-        from ops import scores
-
-        return scores.get_arc_post(self, use_double_scores, log_semiring)
 
     # ---- simple changes ----
     def set_scores_stochastic_(self, scores: Tensor) -> None:

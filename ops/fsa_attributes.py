@@ -9,33 +9,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ops import build
 from ops.fsa import Fsa, RaggedArcs
+from ops.fsa_call import call, scores64
 from ops.ragged import RaggedShape, RaggedTensor, index_and_sum
 
+__all__ = [
+    "arcs_of",
+    "call",
+    "compose_arc_maps",
+    "fsa_from_binary_function_tensor",
+    "fsa_from_unary_function_ragged",
+    "fsa_from_unary_function_tensor",
+    "pick",
+    "scores64",
+]
+
 Arcs = tuple[RaggedShape, Tensor]  # where the arcs are, and (A, 3) int32
-
-
-def call(name: str, *args: Any) -> Any:
-    """Run a compiled op. On CUDA its PyTorch twin where there is one, else the CPU's op on a copy."""
-    build.load()
-    device = next(x.device for x in args if isinstance(x, Tensor))
-    op = getattr(torch.ops.lattica, name)
-    if device.type == "cpu":
-        return op(*args)
-    from ops import reference
-
-    if hasattr(reference, name):
-        return getattr(reference, name)(*args)
-    ans = op(*[x.cpu() if isinstance(x, Tensor) else x for x in args])
-    return ans.to(device) if isinstance(ans, Tensor) else tuple(x.to(device) for x in ans)
-
-
-def scores64(fsa: Fsa) -> Tensor:
-    return fsa.scores.detach().double().contiguous()
 
 
 def arcs_of(arcs: Sequence[Tensor], vec: bool) -> Arcs:
@@ -44,16 +35,21 @@ def arcs_of(arcs: Sequence[Tensor], vec: bool) -> Arcs:
     return RaggedShape(splits=[fsa_splits, state_splits] if vec else [state_splits]), arcs3
 
 
-def pick(value: Tensor | RaggedTensor, arc_map: Tensor, filler: float = 0) -> Any:
-    """value[arc_map], with the filler (a ragged tensor: an empty row) where the map is -1."""
+def pick(value: Tensor | RaggedTensor, arc_map: Tensor, filler: float = 0, complete: bool | None = None) -> Any:
+    """value[arc_map], with the filler (a ragged tensor: an empty row) where the map is -1. `complete`: it is nowhere."""
     if isinstance(value, RaggedTensor):
         return value.index(arc_map)[0]
+    if _complete(arc_map) if complete is None else complete:
+        return value.index_select(0, arc_map)
     if value.shape[0] == 0:
         return value.new_full((arc_map.numel(), *value.shape[1:]), filler)
-    if arc_map.numel() and int(arc_map.min()) >= 0:
-        return value.index_select(0, arc_map)
     ans = value.index_select(0, arc_map.clamp(min=0))
     return ans.masked_fill((arc_map < 0).reshape(-1, *[1] * (value.ndim - 1)), filler)
+
+
+def _complete(arc_map: Tensor) -> bool:
+    """Whether the map is nowhere -1; on CUDA nobody asks, since an answer would have to be waited for."""
+    return not arc_map.is_cuda and (arc_map.numel() == 0 or int(arc_map.min()) >= 0)
 
 
 def _bare(dest: Arcs | RaggedArcs | Fsa, scores: Tensor) -> Fsa:
@@ -67,9 +63,10 @@ def fsa_from_unary_function_tensor(
     src: Fsa, dest_arcs: Arcs | RaggedArcs | Fsa, arc_map: Tensor, scores: Tensor | None = None
 ) -> Fsa:
     """An Fsa with the given arcs whose scores (unless given) and attributes come from src by a one-to-one arc map."""
-    ans = _bare(dest_arcs, pick(src.scores, arc_map) if scores is None else scores)
-    for name, value in src.named_tensor_attr(include_scores=False):
-        setattr(ans, name, pick(value, arc_map, src.get_filler(name)))
+    complete = _complete(arc_map)
+    ans = _bare(dest_arcs, pick(src.scores, arc_map, 0, complete) if scores is None else scores)
+    for name, value in src._tensor_attr.items():
+        ans._tensor_attr[name] = pick(value, arc_map, src.get_filler(name), complete)
     ans._non_tensor_attr.update(src._non_tensor_attr)
     return ans
 
@@ -102,12 +99,14 @@ def fsa_from_binary_function_tensor(
 ) -> Fsa:
     """An Fsa made from two. Scores add up, and so do float attributes that both have; other attributes that both have
     are left out, as in k2, because neither value would be right."""
-    ans = _bare(dest_arcs, pick(a_fsa.scores, arc_map_a) + pick(b_fsa.scores, arc_map_b))
+    a_complete, b_complete = _complete(arc_map_a), _complete(arc_map_b)
+    a_scores, b_scores = pick(a_fsa.scores, arc_map_a, 0, a_complete), pick(b_fsa.scores, arc_map_b, 0, b_complete)
+    ans = _bare(dest_arcs, a_scores + b_scores)
     both = a_fsa._tensor_attr.keys() & b_fsa._tensor_attr.keys()
-    for src, arc_map in ((a_fsa, arc_map_a), (b_fsa, arc_map_b)):
-        for name, value in src.named_tensor_attr(include_scores=False):
+    for src, arc_map, complete in ((a_fsa, arc_map_a, a_complete), (b_fsa, arc_map_b, b_complete)):
+        for name, value in src._tensor_attr.items():
             if name not in both:
-                setattr(ans, name, pick(value, arc_map, src.get_filler(name)))
+                ans._tensor_attr[name] = pick(value, arc_map, src.get_filler(name), complete)
     for name in sorted(both):
         values = a_fsa._tensor_attr[name], b_fsa._tensor_attr[name]
         if all(isinstance(v, Tensor) and v.is_floating_point() for v in values):

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ops.algorithms import connect, intersect, intersect_device, remove_epsilon_self_loops, top_sort
 from ops.fsa import Fsa, create_fsa_vec
-from ops.fsa_attributes import arcs_of, call, fsa_from_unary_function_tensor, scores64
+from ops.fsa_attributes import arcs_of, call, fsa_from_unary_function_tensor
 from ops.ragged import RaggedShape, RaggedTensor
 from ops.ragged.shape import counts_to_splits
-from ops.scores import best_entering_arcs
+from ops.scores import best_entering_arcs, leaving_probabilities
 
 
 def shortest_path(fsa: Fsa, use_double_scores: bool) -> Fsa:
@@ -37,8 +37,7 @@ def random_paths(fsas: Fsa, use_double_scores: bool, num_paths: int | Tensor) ->
         raise ValueError(f"num_paths must be a number >= 0, or one for each of the {n} FSAs, got {num_paths}")
     splits = counts_to_splits(counts).to(fsas.device)
     seed = int(torch.randint(2**62, (1,)))
-    backward = vec.get_backward_scores(True, True).detach().contiguous()
-    ends, arcs = call("fsa_random_paths", *vec.splits(), vec.arcs3, scores64(vec), backward, splits, seed)
+    ends, arcs = call("fsa_random_paths", *vec.splits(), vec.arcs3, leaving_probabilities(vec), splits, seed)
     return RaggedTensor(RaggedShape(splits=[splits, ends]), arcs)
 
 

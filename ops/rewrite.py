@@ -123,5 +123,10 @@ def _aux_key(fsa: Fsa) -> Tensor:
         return torch.zeros(fsa.num_arcs, dtype=torch.int32, device=fsa.device)
     if isinstance(aux, Tensor):
         return aux.int().contiguous()
-    table = torch.cat([aux.shape.counts(1)[:, None].int(), aux.pad("constant", 0).int()], dim=1)
-    return torch.unique(table, dim=0, return_inverse=True)[1].int()
+    # A 64-bit hash of each list: its length, and its numbers mixed with their places.
+    rows = aux.shape.row_ids(1).long()
+    place = torch.arange(rows.numel(), device=rows.device) - aux.shape.row_splits(1)[rows]
+    mixed = (aux.values.long() + 1) * 0x2545F4914F6CDD1D + place * 0x1D8E4E27C47D124F
+    mixed = (mixed ^ (mixed >> 29)) * 0x369DEA0F31A53F85
+    key = aux.shape.counts(1).long().index_add(0, rows, mixed ^ (mixed >> 32))
+    return torch.unique(key, return_inverse=True)[1].int()

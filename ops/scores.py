@@ -11,15 +11,17 @@ Source: Mohri, "Semiring frameworks and algorithms for shortest-distance problem
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ops.fsa import Fsa
-from ops.fsa_attributes import call
+from ops.fsa_call import call, scores64
 from ops.ragged import RaggedShape, RaggedTensor
 from ops.ragged.shape import counts_to_splits, ids_to_splits
+
+if TYPE_CHECKING:
+    from ops.fsa import Fsa
 
 
 class _StateScores(torch.autograd.Function):
@@ -27,18 +29,17 @@ class _StateScores(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, scores: Tensor, splits: tuple[Tensor, Tensor], arcs3: Tensor, forward: bool, log_semiring: bool
     ) -> tuple[Tensor, Tensor]:
-        out, best = call("fsa_state_scores", *splits, arcs3, scores, forward, log_semiring)
-        ctx.save_for_backward(*splits, arcs3, scores, out, best)
+        want_shares = ctx.needs_input_grad[0]
+        out, best, shares = call("fsa_state_scores", *splits, arcs3, scores, forward, log_semiring, want_shares)
+        ctx.save_for_backward(*splits, arcs3, scores, out, best, shares)
         ctx.kind = forward, log_semiring
         ctx.mark_non_differentiable(best)
         return out, best
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> Any:  # type: ignore[override]
-        fsa_splits, state_splits, arcs3, scores, out, best = ctx.saved_tensors
-        arc_grad = call(
-            "fsa_state_scores_grad", fsa_splits, state_splits, arcs3, scores, *ctx.kind, out, best, grad.contiguous()
-        )
+        *fsa, scores, out, best, shares = ctx.saved_tensors
+        arc_grad = call("fsa_state_scores_grad", *fsa, scores, *ctx.kind, out, best, shares, grad.contiguous())
         return arc_grad, None, None, None, None
 
 
@@ -61,16 +62,20 @@ def _cast(x: Tensor, use_double_scores: bool) -> Tensor:
     return x if use_double_scores else x.float()
 
 
-def _at_final(fsa: Fsa, forward: Tensor) -> Tensor:
-    fsa_splits = fsa.splits()[0]
-    padded = torch.cat([forward, forward.new_full((1,), float("-inf"))])  # for FSAs without states
-    last = torch.where(fsa_splits[1:] > fsa_splits[:-1], fsa_splits[1:] - 1, forward.numel())
-    return padded.index_select(0, last)
+def _at(states: Tensor, state_scores: Tensor, fsa_splits: Tensor) -> Tensor:
+    """The scores of one state of each FSA; -inf for FSAs without states."""
+    padded = torch.cat([state_scores, state_scores.new_full((1,), float("-inf"))])
+    return padded.index_select(0, torch.where(fsa_splits[1:] > fsa_splits[:-1], states, state_scores.numel()))
 
 
 def get_tot_scores(fsa: Fsa, use_double_scores: bool, log_semiring: bool) -> Tensor:
     """(number of FSAs,) total score of all paths; -inf for an FSA without a path or without states."""
-    return _cast(_at_final(fsa, _state_scores(fsa, True, log_semiring)[0]), use_double_scores)
+    fsa_splits = fsa.splits()[0]
+    if log_semiring:  # from the end, where a state's arcs lie side by side
+        total = _at(fsa_splits[:-1], _state_scores(fsa, False, True)[0], fsa_splits)
+    else:
+        total = _at(fsa_splits[1:] - 1, _state_scores(fsa, True, False)[0], fsa_splits)
+    return _cast(total, use_double_scores)
 
 
 def get_arc_post(fsa: Fsa, use_double_scores: bool, log_semiring: bool) -> Tensor:
@@ -80,7 +85,8 @@ def get_arc_post(fsa: Fsa, use_double_scores: bool, log_semiring: bool) -> Tenso
     """
     forward, backward = (_state_scores(fsa, f, log_semiring)[0] for f in (True, False))
     arc_fsa, src, dest = arc_places(fsa)
-    total = _at_final(fsa, forward).index_select(0, arc_fsa)
+    fsa_splits = fsa.splits()[0]
+    total = _at(fsa_splits[1:] - 1, forward, fsa_splits).index_select(0, arc_fsa)
     some = torch.isfinite(total)
     through = forward.index_select(0, src) + fsa.scores.double() + backward.index_select(0, dest)
     return _cast(torch.where(some, through - torch.where(some, total, 0.0), float("-inf")), use_double_scores)
@@ -100,6 +106,12 @@ def best_entering_arcs(fsa: Fsa) -> Tensor:
     """
     with torch.no_grad():
         return _state_scores(fsa, True, False)[1]
+
+
+def leaving_probabilities(fsa: Fsa) -> Tensor:
+    """float64 (number of arcs,): with what probability a path, drawn by exp(score), leaves an arc's source by the arc."""
+    with torch.no_grad():
+        return call("fsa_state_scores", *fsa.splits(), fsa.arcs3, scores64(fsa), False, True, True)[2]
 
 
 def state_levels(fsa: Fsa) -> Tensor:
@@ -137,3 +149,61 @@ def incoming_arcs(fsa: Fsa) -> RaggedTensor:
     counts = torch.bincount(dest, minlength=vec._shape.tot_size(1))
     shape = RaggedShape(splits=[vec._shape.row_splits(1), counts_to_splits(counts)])
     return RaggedTensor(shape, torch.argsort(dest, stable=True).int())
+
+
+def batched(states: RaggedTensor, lists: RaggedTensor) -> RaggedTensor:
+    """Each state of batches [batch][fsa][state] replaced by its list: axes [batch][fsa][state][...]."""
+    return lists.remove_axis(0).index(states)
+
+
+class ScoreMethods:
+    """What an Fsa says about its paths. Those with an underscore are k2's inner ones: the values without gradients, and
+    the orders in which states and arcs can be handled at once."""
+
+    def get_forward_scores(self: Any, use_double_scores: bool, log_semiring: bool) -> Tensor:
+        return get_forward_scores(self, use_double_scores, log_semiring)
+
+    def get_backward_scores(self: Any, use_double_scores: bool, log_semiring: bool) -> Tensor:
+        return get_backward_scores(self, use_double_scores, log_semiring)
+
+    def get_tot_scores(self: Any, use_double_scores: bool, log_semiring: bool) -> Tensor:
+        return get_tot_scores(self, use_double_scores, log_semiring)
+
+    def get_arc_post(self: Any, use_double_scores: bool, log_semiring: bool) -> Tensor:
+        return get_arc_post(self, use_double_scores, log_semiring)
+
+    @torch.no_grad()
+    def _get_forward_scores(self: Any, use_double_scores: bool, log_semiring: bool) -> Tensor:
+        return get_forward_scores(self, use_double_scores, log_semiring)
+
+    @torch.no_grad()
+    def _get_backward_scores(self: Any, use_double_scores: bool, log_semiring: bool) -> Tensor:
+        return get_backward_scores(self, use_double_scores, log_semiring)
+
+    @torch.no_grad()
+    def _get_tot_scores(self: Any, use_double_scores: bool, log_semiring: bool) -> Tensor:
+        return get_tot_scores(self, use_double_scores, log_semiring)
+
+    @torch.no_grad()
+    def _get_arc_post(self: Any, use_double_scores: bool, log_semiring: bool) -> Tensor:
+        return get_arc_post(self, use_double_scores, log_semiring)
+
+    def _get_entering_arcs(self: Any, use_double_scores: bool) -> Tensor:
+        return best_entering_arcs(self)
+
+    def _get_state_batches(self: Any) -> RaggedTensor:
+        return state_batches(self)
+
+    def _get_incoming_arcs(self: Any) -> RaggedTensor:
+        return incoming_arcs(self)
+
+    def _get_dest_states(self: Any) -> RaggedTensor:
+        """The destination of each arc, numbered over the whole vector: axes [fsa][state][arc]."""
+        return RaggedTensor(self.as_vec()._shape, arc_places(self)[2].int())
+
+    def _get_entering_arc_batches(self: Any) -> RaggedTensor:
+        return batched(state_batches(self), incoming_arcs(self))
+
+    def _get_leaving_arc_batches(self: Any) -> RaggedTensor:
+        arcs = torch.arange(self.num_arcs, dtype=torch.int32, device=self.device)
+        return batched(state_batches(self), RaggedTensor(self.as_vec()._shape, arcs))

@@ -4,6 +4,8 @@ once, no loops.
 
 from __future__ import annotations
 
+import itertools
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +14,9 @@ from torch import Tensor
 
 from ops.algorithms import add_epsilon_self_loops
 from ops.fsa import Fsa
+from ops.fsa_attributes import arcs_of, call
 from ops.ragged import RaggedShape, RaggedTensor
-from ops.ragged.shape import ids_to_splits
+from ops.ragged.shape import ids_to_splits, splits_to_ids
 
 Labels = Sequence[int] | Sequence[Sequence[int]] | RaggedTensor
 
@@ -28,8 +31,15 @@ def _ragged(labels: Any, device: torch.device | str | None, what: str) -> tuple[
     if isinstance(labels, Tensor):
         labels = labels.tolist()
     several = len(labels) > 0 and all(isinstance(x, (list, tuple, Tensor)) for x in labels)
-    rows = [x.tolist() if isinstance(x, Tensor) else list(x) for x in labels] if several else [list(labels)]
-    return RaggedTensor(rows, dtype=torch.int32, device=device), several
+    rows = [x.tolist() if isinstance(x, Tensor) else x for x in labels] if several else [labels]
+    try:
+        values = array("i", itertools.chain.from_iterable(rows))
+    except (TypeError, OverflowError) as e:
+        raise ValueError(f"{what}: labels must be lists of int32 numbers: {e}") from None
+    lens = array("i", itertools.accumulate(map(len, rows), initial=0))
+    flat = torch.frombuffer(values, dtype=torch.int32) if values else torch.zeros(0, dtype=torch.int32)
+    ragged = RaggedTensor(RaggedShape(splits=[torch.frombuffer(lens, dtype=torch.int32)]), flat)
+    return (ragged if device is None else ragged.to(device)), several
 
 
 def _check_positive(labels: RaggedTensor, what: str, least: int) -> None:
@@ -57,22 +67,26 @@ def _build(
 
 
 def _linear(labels: RaggedTensor, aux: Tensor | None, vec: bool) -> Fsa:
-    """States 0 ... n for n labels, and the final one."""
-    lens = labels.shape.counts(1).long()
-    shape = RaggedShape(
-        splits=[labels.shape.row_splits(1) + torch.arange(lens.numel() + 1, device=labels.device).int()]
-    )
-    owner = shape.row_ids(1).long()
-    src = torch.arange(owner.numel(), device=labels.device) - shape.row_splits(1).long()[owner]
-    last = src == lens[owner]
-
-    def with_end(values: Tensor) -> Tensor:
-        ans = torch.full_like(src, -1)
-        ans[~last] = values.long()
-        return ans
-
-    columns = src, src + 1, with_end(labels.values)
-    return _build(lens + 2, owner, *columns, None if aux is None else with_end(aux), vec)[0]
+    """States 0 ... n for n labels, each left by one arc, and the final one."""
+    rows = labels.shape.row_splits(1)
+    num_fsas, num_arcs = rows.numel() - 1, labels.numel() + rows.numel() - 1
+    fsas, arcs = (torch.arange(n, dtype=torch.int32, device=rows.device) for n in (num_fsas + 1, num_arcs))
+    first_arc = rows + fsas
+    owner = splits_to_ids(first_arc, num_arcs)
+    src = arcs - first_arc[owner]
+    inner = torch.ones(num_arcs, dtype=torch.bool, device=rows.device)
+    inner[first_arc[1:].long() - 1] = False
+    label = torch.full_like(arcs, -1).masked_scatter(inner, labels.values.int())
+    fsa_splits = first_arc + fsas
+    state_splits = torch.empty(num_arcs + num_fsas + 1, dtype=torch.int32, device=rows.device)
+    state_splits[(arcs + owner).long()] = arcs
+    state_splits[fsa_splits[1:].long() - 1] = first_arc[1:]  # final states have no arcs
+    state_splits[-1] = num_arcs
+    shape = RaggedShape(splits=[fsa_splits, state_splits] if vec else [state_splits])
+    ans = Fsa.from_arcs(shape, torch.stack([src, src + 1, label], dim=1), torch.zeros(num_arcs, device=rows.device))
+    if aux is not None:
+        ans.aux_labels = torch.full_like(arcs, -1).masked_scatter(inner, aux.int())
+    return ans
 
 
 def linear_fsa(labels: Labels, device: torch.device | str | None = None) -> Fsa:
@@ -150,15 +164,16 @@ def ctc_topo(max_token: int, modified: bool = False, device: torch.device | str 
         dest = torch.cat([zero.new_zeros(1), zero, token, token, zero, zero.new_full((1,), n)])
         label = torch.cat([zero.new_zeros(1), token, token, token, token, zero.new_full((1,), -1)])
         aux = torch.cat([zero.new_zeros(1), token, token, zero, zero, zero.new_full((1,), -1)])
-    else:
-        a, b = i.repeat_interleave(n), i.repeat(n)
-        src, dest, label = (
-            torch.cat([a, i]),
-            torch.cat([b, torch.full_like(i, n)]),
-            torch.cat([b, torch.full_like(i, -1)]),
-        )
-        aux = torch.cat([torch.where(a == b, 0, b), torch.full_like(i, -1)])
-    return _build(torch.tensor([n + 1], device=device), torch.zeros_like(src), src, dest, label, aux, False)[0]
+        return _build(torch.tensor([n + 1], device=device), torch.zeros_like(src), src, dest, label, aux, False)[0]
+    # State i is left by an arc with each label, which leads to the label's state, and by the arc into the final state.
+    dest = torch.arange(n + 1, device=device)
+    src, dest = i.repeat_interleave(n + 1), dest.repeat(n)
+    label = torch.where(dest == n, -1, dest)
+    state_splits = torch.cat([torch.arange(n + 1, device=device), i.new_full((1,), n)]) * (n + 1)
+    arcs3 = torch.stack([src, dest, label], dim=1).int()
+    ans = Fsa.from_arcs(RaggedShape(splits=[state_splits.int()]), arcs3, torch.zeros(src.numel(), device=device))
+    ans.aux_labels = torch.where(src == dest, 0, label).int()
+    return ans
 
 
 def ctc_graph(symbols: Labels, modified: bool = False, device: torch.device | str | None = "cpu") -> Fsa:
@@ -170,28 +185,11 @@ def ctc_graph(symbols: Labels, modified: bool = False, device: torch.device | st
     device = None if isinstance(symbols, RaggedTensor) else device
     ragged, several = _ragged(symbols, device, "ctc_graph")
     _check_positive(ragged, "ctc_graph", 1)
-    lens = ragged.shape.counts(1).long()
-    owner = ragged.shape.row_ids(1).long()
-    k = torch.arange(owner.numel(), device=ragged.device) - ragged.shape.row_splits(1).long()[owner]
-    y, num_fsas = ragged.values.long(), torch.arange(lens.numel(), device=ragged.device)
-    zero = torch.zeros_like(y)
-    previous = torch.cat([y[:1], y[:-1]])
-    skip = (k > 0) if modified else (k > 0) & (y != previous)
-    final, one = 2 * lens + 1, torch.full_like(lens, -1)
-    nonempty = lens > 0
-    # (owner, src, dest, label, aux) by kind of arc
-    kinds = [
-        (num_fsas, 2 * torch.zeros_like(lens), 0 * lens, 0 * lens, 0 * lens),  # the first blank stays
-        (owner, 2 * k, 2 * k + 1, y, y),  # blank -> token
-        (owner, 2 * k + 1, 2 * k + 2, zero, zero),  # token -> blank
-        (owner, 2 * k + 1, 2 * k + 1, y, zero),  # token stays
-        (owner[skip], 2 * k[skip] - 1, 2 * k[skip] + 1, y[skip], y[skip]),  # token -> next token
-        (owner, 2 * k + 2, 2 * k + 2, zero, zero),  # blank stays
-        (num_fsas, 2 * lens, final, one, one),  # ends after a blank
-        (num_fsas[nonempty], 2 * lens[nonempty] - 1, final[nonempty], one[nonempty], one[nonempty]),  # or a token
-    ]
-    owner, src, dest, label, aux = (torch.cat(x) for x in zip(*kinds))
-    return _build(2 * lens + 2, owner, src, dest, label, aux, several)[0]
+    *arcs, aux = call("fsa_ctc_graph", ragged.shape.row_splits(1), ragged.values, modified)
+    shape, arcs3 = arcs_of(arcs, several)
+    ans = Fsa.from_arcs(shape, arcs3, torch.zeros(aux.numel(), device=ragged.device))
+    ans.aux_labels = aux
+    return ans
 
 
 def levenshtein_graph(symbols: Labels, ins_del_score: float = -0.501, device: torch.device | str | None = "cpu") -> Fsa:

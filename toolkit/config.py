@@ -443,6 +443,36 @@ def numbers(value: Any) -> list[float]:
 
 
 @dataclass
+class CtcBeamConfig(Section):
+    """The method ctc_beam: see ops.ctc_decoder for what each means, toolkit/search/ctc_beam.py for the lexicon's formats."""
+
+    lm: Optional[str] = None  # ARPA, ARPA.gz or KenLM binary: of words, or of tokens without a lexicon
+    lexicon: Optional[str] = None  # words with their tokens, or words alone
+    nbest: int = 1
+    beam_size: int = 50
+    beam_threshold: float = 15.0
+    beam_size_token: int = 0  # 0: all
+    lm_weight: float = 1.5  # of log10 probabilities
+    word_score: float = 0.0
+    log_add: bool = False
+    merge: str = "history"  # or "lm_state": quicker, n-best lists less varied
+    blank_skip: float = 0.0  # frames with a blank more probable than this are skipped; 0: none
+    tokens: list[str] = field(default_factory=list)  # filled in from the checkpoint
+    # What recipes/librispeech/sweep_ctc_beam.py tries, all with all.
+    sweep_lm_weight: list[float] = field(default_factory=lambda: [0.5, 1.0, 1.5, 2.0, 3.0])
+    sweep_word_score: list[float] = field(default_factory=lambda: [-1.0, 0.0, 1.0, 2.0])
+    sweep_beam_size: list[int] = field(default_factory=lambda: [5, 20, 100])
+
+    def check(self) -> None:
+        one_of("decoding.ctc_beam.merge", self.merge, ("history", "lm_state"))
+        for name in ("nbest", "beam_size"):
+            require(getattr(self, name) >= 1, f"decoding.ctc_beam.{name}", getattr(self, name), "at least 1")
+        require(self.beam_size_token >= 0, "decoding.ctc_beam.beam_size_token", self.beam_size_token, "at least 0")
+        require(self.beam_threshold > 0, "decoding.ctc_beam.beam_threshold", self.beam_threshold, "more than 0")
+        require(0 <= self.blank_skip <= 1, "decoding.ctc_beam.blank_skip", self.blank_skip, "a probability")
+
+
+@dataclass
 class DecodingConfig(Section):
     methods: list[str] = field(default_factory=lambda: ["greedy_search", "modified_beam_search"])
     max_symbols: int = 1  # greedy_search, beam_search: symbols per frame; 0 means no limit
@@ -467,6 +497,7 @@ class DecodingConfig(Section):
     avg: int = 1
     use_averaged_model: bool = True
     lattice: LatticeConfig = field(default_factory=LatticeConfig)
+    ctc_beam: CtcBeamConfig = field(default_factory=CtcBeamConfig)
 
     def check(self) -> None:
         require(self.avg >= 1, "decoding.avg", self.avg, "at least 1")
@@ -508,6 +539,17 @@ class TablesConfig(Section):
 
 
 @dataclass
+class AlignConfig(Section):
+    """recipes/librispeech/align.py; which checkpoint is said in `decoding`."""
+
+    method: str = "auto"  # ctc, transducer; auto: the transducer where there is one
+    textgrid: bool = True  # a file an utterance, besides the CTM files
+
+    def check(self) -> None:
+        one_of("align.method", self.method, ("auto", "ctc", "transducer"))
+
+
+@dataclass
 class Config(Section):
     name: str = MISSING
     seed: int = 42
@@ -524,6 +566,7 @@ class Config(Section):
     lang: LangConfig = field(default_factory=LangConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     tables: TablesConfig = field(default_factory=TablesConfig)
+    align: AlignConfig = field(default_factory=AlignConfig)
 
     def check(self) -> None:
         for head, has_head in (("ctc_head", self.model.ctc_head), ("transducer", self.model.transducer)):

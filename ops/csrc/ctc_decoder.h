@@ -334,10 +334,10 @@ class CtcSearch {
 
   void propose_repeat(int32_t i) {
     const Hyp& h = hyps_[i];
-    int32_t token = h.token;
-    if (o_.lexicon && h.node == 0) token = o_.sil;  // between words, silence may last
-    if (token == o_.blank || (!o_.lexicon && !allowed_[token])) return;
-    add(h.score + cost(token), h.context, h.node, token, -1, h.lm, i);
+    const bool between_words = o_.lexicon && h.node == 0;  // then silence may begin, too
+    if (between_words && o_.sil != o_.blank) add(h.score + cost(o_.sil), h.context, h.node, o_.sil, -1, h.lm, i);
+    if (h.token == o_.blank || (between_words && h.token == o_.sil) || (!o_.lexicon && !allowed_[h.token])) return;
+    add(h.score + cost(h.token), h.context, h.node, h.token, -1, h.lm, i);
   }
 
   double hot_step(int32_t state, int32_t token) const {

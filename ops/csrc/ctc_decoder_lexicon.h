@@ -115,7 +115,11 @@ class TrieBuilder {
     const auto join = [&](float a, float b) { return smearing == Smearing::kMax ? std::max(a, b) : log_add(a, b); };
     for (TrieNode& node : nodes) node.max_score = -std::numeric_limits<float>::infinity();
     for (int32_t i = size - 1; i >= 0; --i) {  // children lie behind their parents
-      for (int32_t w = nodes[i].first_word; w < nodes[i + 1].first_word; ++w) nodes[i].max_score = join(nodes[i].max_score, word_scores_[w]);
+      // Words of one spelling are summed whatever the mode, which is Flashlight's way.
+      const float below = nodes[i].max_score;
+      nodes[i].max_score = -std::numeric_limits<float>::infinity();
+      for (int32_t w = nodes[i].first_word; w < nodes[i + 1].first_word; ++w) nodes[i].max_score = log_add(nodes[i].max_score, word_scores_[w]);
+      nodes[i].max_score = join(nodes[i].max_score, below);
       if (i > 0) nodes[parents[i]].max_score = join(nodes[parents[i]].max_score, nodes[i].max_score);
     }
     nodes[0].max_score = 0;  // a hypothesis between words has not been promised anything

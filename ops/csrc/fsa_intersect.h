@@ -9,44 +9,48 @@
 
 namespace lattica {
 
-// 64-bit keys (not all ones) to 0, 1, 2, ... in order of first sight; open addressing, grows as it fills. Key and number lie side
-// by side, so that a look-up costs one line of the cache.
+// 64-bit keys to 0, 1, 2, ... in order of first sight; open addressing, grows as it fills. A slot holds a part of the key's hash
+// beside its number (plus one; 0: free), so that it is small and other keys are rarely looked at.
 class Numbering {
  public:
   explicit Numbering(size_t expected = 64) {
     size_t size = 64;
     while (size < 2 * expected) size *= 2;
-    slots_.assign(size, Slot{kNone, 0});
-    keys_.reserve(expected);
+    slots_.assign(size, 0);
   }
   int32_t get(uint64_t key) {  // its number; new if keys().size() grew
-    Slot* slot = find(key);
-    if (slot->key == key) return slot->number;
-    if (2 * (keys_.size() + 1) > slots_.size()) {
-      slots_.assign(slots_.size() * (slots_.size() < kLarge ? 4 : 2), Slot{kNone, 0});
-      for (size_t k = 0; k < keys_.size(); ++k) *find(keys_[k]) = Slot{keys_[k], static_cast<int32_t>(k)};
-      slot = find(key);
+    const uint64_t h = hash(key);
+    size_t i = find(key, h);
+    if (slots_[i] != 0) return number(slots_[i]);
+    if (3 * (keys_.size() + 1) > 2 * slots_.size()) {
+      slots_.assign(slots_.size() * 2, 0);
+      for (size_t k = 0; k < keys_.size(); ++k) {
+        const uint64_t g = hash(keys_[k]);
+        size_t j = g & (slots_.size() - 1);
+        while (slots_[j] != 0) j = (j + 1) & (slots_.size() - 1);
+        slots_[j] = slot(g, k);
+      }
+      i = find(key, h);
     }
-    *slot = Slot{key, static_cast<int32_t>(keys_.size())};
+    slots_[i] = slot(h, keys_.size());
     keys_.push_back(key);
-    return slot->number;
+    return static_cast<int32_t>(keys_.size()) - 1;
   }
   const std::vector<uint64_t>& keys() const { return keys_; }
 
  private:
-  static constexpr uint64_t kNone = ~0ULL;
-  static constexpr size_t kLarge = 1 << 20;
-  struct Slot {
-    uint64_t key;
-    int32_t number;
-  };
-  Slot* find(uint64_t key) {
+  static uint64_t hash(uint64_t key) {
     const uint64_t h = key * 0x9E3779B97F4A7C15ULL;
-    size_t i = (h ^ (h >> 32)) & (slots_.size() - 1);
-    while (slots_[i].key != kNone && slots_[i].key != key) i = (i + 1) & (slots_.size() - 1);
-    return &slots_[i];
+    return h ^ (h >> 32);
   }
-  std::vector<Slot> slots_;
+  static uint64_t slot(uint64_t h, size_t number) { return (h & 0xFFFFFFFF00000000ULL) | (number + 1); }
+  static int32_t number(uint64_t slot) { return static_cast<int32_t>(slot & 0xFFFFFFFFu) - 1; }
+  size_t find(uint64_t key, uint64_t h) const {
+    size_t i = h & (slots_.size() - 1);
+    while (slots_[i] != 0 && ((slots_[i] ^ h) >> 32 || keys_[number(slots_[i])] != key)) i = (i + 1) & (slots_.size() - 1);
+    return i;
+  }
+  std::vector<uint64_t> slots_;
   std::vector<uint64_t> keys_;
 };
 
@@ -65,25 +69,32 @@ class LabelOrder {
       for (int32_t i = begin(s) + 1; i < begin(s + 1); ++i) sorted &= !label_less(labels_[i], labels_[i - 1]);
       if (!sorted) break;
     }
-    if (s == fsa.num_states) return;
-    std::vector<uint64_t> keys(fsa.num_arcs());  // by label, then by place
-    for (int32_t i = 0; i < fsa.num_arcs(); ++i) keys[i] = key(i);
-    for (; s < fsa.num_states; ++s)
-      if (begin(s + 1) - begin(s) > 1) std::sort(keys.begin() + begin(s), keys.begin() + begin(s + 1));
-    order_.resize(keys.size());
-    sorted_.resize(keys.size());
-    for (size_t i = 0; i < keys.size(); ++i) {
-      order_[i] = static_cast<int32_t>(keys[i] & 0xFFFFFFFFu);
-      sorted_[i] = static_cast<int32_t>(keys[i] >> 32);
+    if (s < fsa.num_states) {
+      std::vector<uint64_t> keys(fsa.num_arcs());  // by label, then by place
+      for (int32_t i = 0; i < fsa.num_arcs(); ++i) keys[i] = key(i);
+      for (; s < fsa.num_states; ++s)
+        if (begin(s + 1) - begin(s) > 1) std::sort(keys.begin() + begin(s), keys.begin() + begin(s + 1));
+      order_.resize(keys.size());
+      sorted_.resize(keys.size());
+      for (size_t i = 0; i < keys.size(); ++i) {
+        order_[i] = static_cast<int32_t>(keys[i] & 0xFFFFFFFFu);
+        sorted_[i] = static_cast<int32_t>(keys[i] >> 32);
+      }
+      labels_ = sorted_.data();
     }
-    labels_ = sorted_.data();
+    for (s = 0; s < fsa.num_states; ++s) add_table(s, begin(s), begin(s + 1), fsa.num_states);
   }
   LabelOrder(const LabelOrder&) = delete;
   int32_t first() const { return first_; }
   int32_t arc(int32_t i) const { return first_ + (order_.empty() ? i : order_[i]); }
   int32_t label(int32_t i) const { return labels_[i]; }
-  // The first of [begin, end) whose label is not below `label`; it is looked for near `begin` first.
-  int32_t lower(int32_t begin, int32_t end, int32_t label) const {
+
+  // The first of the arcs of `state` in [begin, end) whose label is not below `label`; without a table it is looked for near `begin`.
+  int32_t lower(int32_t state, int32_t begin, int32_t end, int32_t label) const {
+    if (!table_of_.empty() && table_of_[state] >= 0) {
+      const int32_t* table = tables_.data() + table_of_[state];
+      return std::max(begin, table[1 + std::min<uint32_t>(static_cast<uint32_t>(label), table[0])]);
+    }
     int32_t step = 1;
     while (step <= end - begin && label_less(labels_[begin + step - 1], label)) begin += step, step += std::min(step, end - begin);
     end = begin + std::min(step, end - begin);
@@ -95,6 +106,25 @@ class LabelOrder {
   }
 
  private:
+  // States with many arcs (a lexicon's start, a grammar's unigram) are asked often: a table of where each label begins. It holds
+  // the largest label plus one (-1 counts as larger), then a place for each label up to that.
+  void add_table(int32_t state, int32_t begin, int32_t end, int32_t num_states) {
+    if (end - begin < kMany) return;
+    int32_t last = end - 1;
+    while (last > begin && labels_[last] == -1) --last;
+    const int64_t size = static_cast<int64_t>(labels_[last]) + 1;
+    if (size <= 0 || size > 4 * static_cast<int64_t>(end - begin) || tables_.size() > (1u << 30)) return;
+    if (table_of_.empty()) table_of_.assign(num_states, -1);
+    table_of_[state] = static_cast<int32_t>(tables_.size());
+    tables_.push_back(static_cast<int32_t>(size));
+    int32_t place = begin;
+    for (int32_t label = 0; label <= size; ++label) {
+      while (place < end && label_less(labels_[place], label)) ++place;
+      tables_.push_back(place);
+    }
+  }
+  static constexpr int32_t kMany = 32;
+  std::vector<int32_t> table_of_, tables_;
   int32_t first_;
   const int32_t* labels_;
   std::vector<int32_t> order_, sorted_;
@@ -147,12 +177,12 @@ inline FsaResult intersect(const FsaView& a, const LabelOrder& a_order, const Fs
     };
     if (ea - ia <= eb - ib) {
       for (int32_t j = ib; ia < ea && j < eb; ++ia) {
-        j = b_order.lower(j, eb, a_order.label(ia));
+        j = b_order.lower(sb, j, eb, a_order.label(ia));
         for (int32_t k = j; k < eb && b_order.label(k) == a_order.label(ia); ++k) match(ia, k);
       }
     } else {
       for (int32_t i = ia; ib < eb && i < ea; ++ib) {
-        i = a_order.lower(i, ea, b_order.label(ib));
+        i = a_order.lower(sa, i, ea, b_order.label(ib));
         for (int32_t k = i; k < ea && a_order.label(k) == b_order.label(ib); ++k) match(k, ib);
       }
     }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "fsa.h"
+#include "log_add.h"
 
 namespace lattica {
 
@@ -62,25 +63,41 @@ inline void forward_scores(const FsaView& fsa, const double* scores, bool log_se
   }
 }
 
+// `shares`, for the log semiring, gets what part of backward[s] each arc carries: exp(score + backward[d] - backward[s]), which is
+// also the probability of leaving s by it. Arcs of states on no way to the end get 0.
 inline void backward_scores(const FsaView& fsa, const double* scores, bool log_semiring, double* backward,
-                            int32_t* best) {
+                            int32_t* best, double* shares) {
   const int32_t n = fsa.num_states;
   if (n == 0) return;
   backward[n - 1] = 0;
   best[n - 1] = -1;
+  std::vector<double> scratch;
   for (int32_t s = n - 2; s >= 0; --s) {
+    const int32_t begin = fsa.begin(s), count = fsa.end(s) - begin;
     double top = kMinusInf;
     best[s] = -1;
-    for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a) {
+    for (int32_t a = begin; a < begin + count; ++a) {
       const double x = scores[a] + backward[fsa.arcs[a].dest];
       if (x > top) top = x, best[s] = a;
     }
-    if (log_semiring && top != kMinusInf) {
-      double sum = 0;
-      for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a) sum += std::exp(scores[a] + backward[fsa.arcs[a].dest] - top);
-      top += std::log(sum);
-    }
     backward[s] = top;
+    if (!log_semiring) continue;
+    if (static_cast<size_t>(count) > scratch.size() && !shares) scratch.resize(2 * count);
+    double* const part = shares ? shares + begin : scratch.data();
+    if (top == kMinusInf) {
+      for (int32_t i = 0; i < count && shares; ++i) part[i] = 0;
+      continue;
+    }
+    for (int32_t i = 0; i < count; ++i) part[i] = scores[begin + i] + backward[fsa.arcs[begin + i].dest] - top;
+    for (int32_t i = 0; i < count; ++i) part[i] = exp_nonpositive(part[i]);
+    double sums[4] = {0, 0, 0, 0};  // four, because each addition waits for the one before it
+    int32_t i = 0;
+    for (; i + 4 <= count; i += 4)
+      for (int32_t j = 0; j < 4; ++j) sums[j] += part[i + j];
+    for (; i < count; ++i) sums[0] += part[i];
+    const double sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    backward[s] = top + std::log(sum);
+    for (int32_t k = 0; k < count && shares; ++k) part[k] /= sum;
   }
 }
 
@@ -100,15 +117,14 @@ inline void forward_scores_grad(const FsaView& fsa, const double* scores, bool l
     }
 }
 
-inline void backward_scores_grad(const FsaView& fsa, const double* scores, bool log_semiring, const double* backward,
-                                 const int32_t* best, double* grad, double* arc_grad) {
+// With the shares that backward_scores gave there is nothing to compute but products (log semiring).
+inline void backward_scores_grad(const FsaView& fsa, const int32_t* best, const double* shares, bool log_semiring, double* grad,
+                                 double* arc_grad) {
   for (int32_t s = 0; s < fsa.num_states; ++s)
     for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a) {
-      const int32_t d = fsa.arcs[a].dest;
-      double g = 0;
-      if (grad[s] != 0) g = grad[s] * (log_semiring ? share(scores[a] + backward[d], backward[s]) : double(best[s] == a));
+      const double g = grad[s] == 0 ? 0 : grad[s] * (log_semiring ? shares[a] : double(best[s] == a));
       arc_grad[a] = g;
-      grad[d] += g;
+      grad[fsa.arcs[a].dest] += g;
     }
 }
 
@@ -140,21 +156,20 @@ inline double random_unit(uint64_t seed, uint64_t counter) {
   return static_cast<double>((x ^ (x >> 31)) >> 11) * 0x1.0p-53;
 }
 
-// Draw a path with probability proportional to exp(its score): leave s by an arc with probability exp(score + backward[dest] -
-// backward[s]). Appends arc numbers; nothing if there is no path.
-inline void random_path(const FsaView& fsa, const double* scores, const double* backward, uint64_t seed,
-                        std::vector<int32_t>* path) {
-  if (fsa.num_states == 0 || backward[0] == kMinusInf) return;
+// Draw a path with probability proportional to exp(its score): leave each state by an arc with the probability that is its share
+// (see backward_scores). Appends arc numbers; nothing if there is no path.
+inline void random_path(const FsaView& fsa, const double* shares, uint64_t seed, std::vector<int32_t>* path) {
+  if (fsa.num_states == 0) return;
   uint64_t step = 0;
   for (int32_t s = 0; s != fsa.final_state(); ++step) {
     double left = random_unit(seed, step);
     int32_t chosen = -1;
     for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a) {
-      const double p = share(scores[a] + backward[fsa.arcs[a].dest], backward[s]);
-      if (p <= 0) continue;
+      if (shares[a] <= 0) continue;
       chosen = a;  // the last one possible, should rounding leave a rest
-      if ((left -= p) < 0) break;
+      if ((left -= shares[a]) < 0) break;
     }
+    if (chosen < 0) return;  // only at the start: arcs to dead ends have no share
     path->push_back(chosen);
     s = fsa.arcs[chosen].dest;
   }

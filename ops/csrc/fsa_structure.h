@@ -1,4 +1,4 @@
-// connect and top_sort: keep the useful states; order states so that arcs go up. One FSA a call.
+// connect and top_sort: keep the useful states; order states so that arcs go up. Properties. One FSA a call.
 #pragma once
 
 #include "fsa.h"
@@ -11,6 +11,7 @@ inline FsaResult connect(const FsaView& fsa) {
   mark_accessible(fsa, &from_start);
   mark_coaccessible(fsa, &to_final);
   std::vector<int32_t> order(fsa.num_states, -1), old_states;
+  old_states.reserve(fsa.num_states);
   if (fsa.num_states && to_final[0])
     for (int32_t s = 0; s < fsa.num_states; ++s)
       if (from_start[s] && to_final[s]) order[s] = static_cast<int32_t>(old_states.size()), old_states.push_back(s);
@@ -46,6 +47,33 @@ inline FsaResult top_sort(const FsaView& fsa) {
   }
   for (size_t i = 0; i < old_states.size(); ++i) order[old_states[i]] = static_cast<int32_t>(i);
   return renumber(fsa, order, old_states);
+}
+
+// The bits of ops/fsa_properties.py. The arcs need not be valid: it is what this finds out.
+inline int32_t properties(const FsaView& fsa) {
+  const int32_t n = fsa.num_states;
+  bool valid = n != 1, up = true, up_or_loop = true, sorted = true, deterministic = true, no_epsilon = true, left = true;
+  std::vector<char> entered(n, 0);
+  for (int32_t s = 0; s < n; ++s) {
+    left &= s == n - 1 || fsa.end(s) > fsa.begin(s);
+    for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a) {
+      const Arc& arc = fsa.arcs[a];
+      const bool inside = arc.dest >= 0 && arc.dest < n;
+      valid &= inside && arc.src == s && s != n - 1 && arc.label >= -1 && (arc.label == -1) == (arc.dest == n - 1);
+      up &= arc.dest > arc.src;
+      up_or_loop &= arc.dest >= arc.src;
+      no_epsilon &= arc.label != 0;
+      if (inside) entered[arc.dest] = 1;
+      if (a == fsa.begin(s)) continue;
+      const int32_t before = fsa.arcs[a - 1].label;
+      sorted &= !label_less(arc.label, before);
+      deterministic &= label_less(before, arc.label);
+    }
+  }
+  bool accessible = true;
+  for (int32_t s = 1; s < n; ++s) accessible &= entered[s] != 0;
+  return valid * 0x01 | (n > 0) * 0x02 | up_or_loop * 0x04 | up * 0x08 | sorted * 0x10 | deterministic * 0x20 |
+         no_epsilon * 0x40 | accessible * 0x80 | left * 0x100;
 }
 
 }  // namespace lattica

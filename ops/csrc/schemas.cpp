@@ -51,14 +51,16 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   // (fsa_splits, state_splits, arcs, arc map), where an arc map is one tensor, two (one for each input), or lists
   // (map_splits, map). See ops/scores.py.
   m.def("fsa_state_scores(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, bool forward, "
-        "bool log_semiring) -> (Tensor, Tensor)");
+        "bool log_semiring, bool want_shares) -> (Tensor, Tensor, Tensor)");
   m.def("fsa_state_scores_grad(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, bool forward, "
-        "bool log_semiring, Tensor state_scores, Tensor best, Tensor state_grad) -> Tensor");
+        "bool log_semiring, Tensor state_scores, Tensor best, Tensor shares, Tensor state_grad) -> Tensor");
   m.def("fsa_shortest_path(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor best) -> "
         "(Tensor, Tensor, Tensor, Tensor)");
-  m.def("fsa_random_paths(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, Tensor backward, "
-        "Tensor path_splits, int seed) -> (Tensor, Tensor)");
-  // See ops/algorithms.py and ops/rewrite.py.
+  m.def("fsa_random_paths(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor shares, Tensor path_splits, int seed) -> "
+        "(Tensor, Tensor)");
+  // See ops/fsa_properties.py, ops/topologies.py, ops/algorithms.py and ops/rewrite.py.
+  m.def("fsa_properties(Tensor fsa_splits, Tensor state_splits, Tensor arcs) -> Tensor");
+  m.def("fsa_ctc_graph(Tensor row_splits, Tensor symbols, bool modified) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("fsa_connect(Tensor fsa_splits, Tensor state_splits, Tensor arcs) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("fsa_top_sort(Tensor fsa_splits, Tensor state_splits, Tensor arcs) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("fsa_arc_sort(Tensor state_splits, Tensor arcs) -> Tensor");

@@ -19,9 +19,15 @@ from torch import Tensor
 
 def splits_to_ids(row_splits: Tensor, total: int | None = None) -> Tensor:
     """The row of each element: [0, 2, 2, 5] -> [0, 0, 2, 2, 2]."""
-    counts = row_splits[1:] - row_splits[:-1]
-    rows = torch.arange(counts.numel(), dtype=torch.int32, device=row_splits.device)
-    return torch.repeat_interleave(rows, counts, output_size=total)
+    if row_splits.is_cuda:
+        counts = row_splits[1:] - row_splits[:-1]
+        rows = torch.arange(counts.numel(), dtype=torch.int32, device=row_splits.device)
+        return torch.repeat_interleave(rows, counts, output_size=total)
+    # Count how many rows have begun. On the CPU repeat_interleave wakes all threads, which costs milliseconds if others are busy.
+    begun = torch.zeros((int(row_splits[-1]) if total is None else total) + 1, dtype=torch.int32)
+    begins = row_splits[1:-1]
+    begun.index_add_(0, begins, torch.ones_like(begins))
+    return torch.cumsum(begun[:-1], 0, dtype=torch.int32)
 
 
 def counts_to_splits(counts: Tensor) -> Tensor:
@@ -44,7 +50,7 @@ def expand_ranges(starts: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Concatenate arange(starts[i], starts[i] + counts[i]); returns (row_splits, indexes), both int32."""
     splits = counts_to_splits(counts)
     total = int(splits[-1])
-    offsets = torch.repeat_interleave(starts.int() - splits[:-1], counts, output_size=total)
+    offsets = (starts.int() - splits[:-1])[splits_to_ids(splits, total)] if total else splits[:0]
     return splits, offsets + torch.arange(total, dtype=torch.int32, device=starts.device)
 
 

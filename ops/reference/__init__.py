@@ -5,6 +5,8 @@ Each has the name and the arguments of the op's schema in csrc/schemas.cpp.
 
 from ops.reference.depthwise_conv1d import depthwise_conv1d, depthwise_conv1d_backward
 from ops.reference.double_swish import double_swish
+from ops.reference.fsa_ctc_graph import fsa_ctc_graph
+from ops.reference.fsa_properties import fsa_properties
 from ops.reference.fsa_scores import fsa_state_scores, fsa_state_scores_grad
 from ops.reference.mutual_information import mutual_information
 from ops.reference.relative_attention import relative_attention, relative_attention_backward
@@ -18,6 +20,8 @@ __all__ = [
     "depthwise_conv1d",
     "depthwise_conv1d_backward",
     "double_swish",
+    "fsa_ctc_graph",
+    "fsa_properties",
     "fsa_state_scores",
     "fsa_state_scores_grad",
     "joiner_hidden",

@@ -23,8 +23,14 @@ def _levels(splits: tuple[Tensor, Tensor], arcs3: Tensor) -> tuple[Tensor, Tenso
 
 
 def fsa_state_scores(
-    fsa_splits: Tensor, state_splits: Tensor, arcs: Tensor, scores: Tensor, forward: bool, log_semiring: bool
-) -> tuple[Tensor, Tensor]:
+    fsa_splits: Tensor,
+    state_splits: Tensor,
+    arcs: Tensor,
+    scores: Tensor,
+    forward: bool,
+    log_semiring: bool,
+    want_shares: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     src, dest, level = _levels((fsa_splits, state_splits), arcs)
     has_states = fsa_splits[1:] > fsa_splits[:-1]
     known = (fsa_splits[:-1] if forward else fsa_splits[1:] - 1)[has_states].long()
@@ -50,7 +56,14 @@ def fsa_state_scores(
             best = torch.where(first < arcs.shape[0], first, best)
         here = (level == k).scatter(0, known, False) if k == 0 or not forward else level == k
         out = torch.where(here, total, out)
-    return out, best.int()
+    made = want_shares and log_semiring and not forward
+    return out, best.int(), _shares(out, src, dest, scores) if made else scores[:0]
+
+
+def _shares(out: Tensor, src: Tensor, dest: Tensor, scores: Tensor) -> Tensor:
+    """The part of each arc in the sum of the state that it contributes to; 0 where nothing was summed."""
+    total = out[dest]
+    return torch.where(total > float("-inf"), out[src] + scores - total, float("-inf")).exp()
 
 
 def fsa_state_scores_grad(
@@ -62,14 +75,14 @@ def fsa_state_scores_grad(
     log_semiring: bool,
     state_scores: Tensor,
     best: Tensor,
+    shares: Tensor,
     state_grad: Tensor,
 ) -> Tensor:
     src, dest, level = _levels((fsa_splits, state_splits), arcs)
     if not forward:
         src, dest = dest, src
     if log_semiring:
-        total = state_scores[dest]
-        part = torch.where(total > float("-inf"), state_scores[src] + scores - total, float("-inf")).exp()
+        part = _shares(state_scores, src, dest, scores)
     else:
         part = (best[dest] == torch.arange(arcs.shape[0], device=arcs.device)).to(scores.dtype)
     grad, arc_grad = state_grad.clone(), torch.zeros_like(scores)

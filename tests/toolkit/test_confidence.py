@@ -28,7 +28,7 @@ def test_frame_posteriors_of_an_unpruned_lattice_are_those_of_all_paths(scale: f
     log_probs_NTV = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0)).log_softmax(2)
     lens = [4, 2]
     lattice = ops.get_lattice(log_probs_NTV, torch.tensor(lens), ops.ctc_topo(2), 100.0, 100.0, frame_idx_name="frame")
-    got_NTV = frame_posteriors(lattice, 4, 3, scale)
+    got_NTV = frame_posteriors(lattice, torch.tensor(lens), 3, scale)
     for i, length in enumerate(lens):
         expected_TV = torch.zeros(4, 3)
         for path in itertools.product(range(3), repeat=length):

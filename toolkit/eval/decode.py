@@ -37,6 +37,7 @@ from toolkit.search import (
     check_methods,
     to_words,
 )
+from toolkit.search.ctc_beam import prepared
 from toolkit.search.graphs import phrase_graph, read_phrases, save_graph
 from toolkit.search.lattice import lattice_settings, load_graphs
 from toolkit.search.posteriors import with_nbest_confidences
@@ -74,7 +75,7 @@ def decode(config: Config) -> list[ResultRow]:
     check_features(config, trained)
     folder = output_dir(config)
     folder.mkdir(parents=True, exist_ok=True)
-    d = with_graph(d, tokenizer, folder)
+    d = prepared(with_graph(d, tokenizer, folder), tokenizer, folder)
     scoring = variants(d, tokenizer)
     without = [method for method in d.methods if not takes_scorers(method)]
     if without and (d.lm is not None or d.biasing is not None):
@@ -162,6 +163,11 @@ def describe_method(method: str, d: DecodingConfig, note: str = "") -> str:
         **dict.fromkeys(("nbest", "nbest_rescoring", "nbest_oracle"), f"{d.lattice.num_paths} paths"),
         "beam_search": f"beam {d.beam}, max_symbols {d.max_symbols or 'unlimited'}",
     }
+    if method == "ctc_beam":
+        c = d.ctc_beam
+        return (
+            f"ctc_beam (beam {c.beam_size}, threshold {c.beam_threshold:g}, LM {c.lm_weight:g}, word {c.word_score:g})"
+        )
     if method.startswith("fast_beam_search"):
         settings[method] = f"beam {fsa.beam:g}, max_states {fsa.max_states}, max_contexts {fsa.max_contexts}"
         if "nbest" in method:

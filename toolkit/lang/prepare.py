@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ops import NgramLM, SymbolTable, build
+from ops import Fsa, NgramLM, SymbolTable, build
 from toolkit.config import LangConfig
 from toolkit.data.tokenizer import Tokenizer
 from toolkit.lang.files import numbered_lines, replacing_text
@@ -19,7 +19,7 @@ from toolkit.lang.graphs import make_hl, make_hlg, make_lg
 from toolkit.lang.lexicon import Lexicon
 from toolkit.lang.ngram import train_ngram
 
-GRAPHS = {"HL": make_hl, "LG": make_lg, "HLG": make_hlg}
+GRAPHS: dict[str, Callable[..., Fsa]] = {"HL": make_hl, "LG": make_lg, "HLG": make_hlg}
 
 
 def check_lang(lang: LangConfig) -> None:

@@ -9,6 +9,7 @@ lattice.py    LatticeSearch: 1best, 1best_hlg, nbest, nbest_rescoring, whole_lat
 posteriors.py confidences from lattices and n-best lists
 best_first.py beam_search (Graves'; S symbols a frame)
 fast_beam.py  fast_beam_search, …_nbest, …_nbest_oracle: on decoding graphs, to lattices
+ctc_beam.py   ctc_beam: the CTC head with a lexicon and an n-gram model (ops.ctc_decoder)
 graphs.py     decoding graphs from lists of phrases, and in files
 scorers.py    what may be added to a search: the protocol, sums; lm_scorers.py: language models; biasing.py: phrases
 guide.py, rescoring.py  scorers in the FSA-based search; n-best lists ranked anew
@@ -28,6 +29,7 @@ from ops import Fsa
 from toolkit.config import DecodingConfig, LatticeConfig
 from toolkit.search.beam import modified_beam_search
 from toolkit.search.best_first import beam_search
+from toolkit.search.ctc_beam import ctc_beam
 from toolkit.search.ctc_prefix import ctc_prefix_beam_search
 from toolkit.search.fast_beam import (
     FastBeam,
@@ -54,6 +56,7 @@ __all__ = [
     "Word",
     "beam_search",
     "check_methods",
+    "ctc_beam",
     "ctc_greedy_search",
     "ctc_prefix_beam_search",
     "fast_beam_search",
@@ -134,8 +137,14 @@ SEARCHES: dict[str, Search] = {
     ),
     "ctc_greedy_search": lambda model, enc, lens, config: ctc_greedy_search(model, enc, lens),
     "ctc_prefix_beam_search": lambda model, enc, lens, config: ctc_prefix_beam_search(model, enc, lens, config.beam),
+    "ctc_beam": lambda model, enc, lens, config: ctc_beam(model, enc, lens, config.ctc_beam),
 }
-CTC_SEARCHES = {"ctc_greedy_search", "ctc_prefix_beam_search", *LATTICE_METHODS}  # those that read the CTC head
+CTC_SEARCHES = {
+    "ctc_greedy_search",
+    "ctc_prefix_beam_search",
+    "ctc_beam",
+    *LATTICE_METHODS,
+}  # those that read the CTC head
 # Those that are told what was said (token ids of each utterance): how good a lattice is.
 ORACLES: dict[str, Callable[[Any, Tensor, Tensor, DecodingConfig, list[list[int]]], list[SearchResult]]] = {
     "fast_beam_search_nbest_oracle": lambda model, enc, lens, config, references: fast_beam_search_nbest_oracle(

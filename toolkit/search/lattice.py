@@ -30,7 +30,7 @@ from ops.fsa import Fsa
 from ops.nbest import path_words
 from toolkit.config import LatticeConfig
 from toolkit.lang import Lexicon, make_hlg, ngram_to_fsa
-from toolkit.search.posteriors import frame_posteriors, nbest_confidences, with_lattice_confidences
+from toolkit.search.posteriors import frame_posteriors, nbest_confidences, reads_frame, with_lattice_confidences
 from toolkit.search.result import Hypothesis, SearchResult
 
 log = logging.getLogger(__name__)
@@ -231,8 +231,8 @@ class LatticeSearch:
         return both.unique().intersect(lattice).sort()
 
     def _from_best_paths(self, paths: Any, lattice: Fsa, part: _Part) -> list[SearchResult]:
-        _, num_frames, vocab_size = part.log_probs_NTV.shape
-        posteriors_NTV = frame_posteriors(lattice, num_frames, vocab_size, self.config.posterior_scale).cpu()
+        vocab_size = part.log_probs_NTV.shape[2]
+        posteriors_NTV = frame_posteriors(lattice, part.lens_N, vocab_size, self.config.posterior_scale).cpu()
         owner = torch.arange(len(part.ids))
         found = self._hypotheses(paths, owner, part)
         return [SearchResult([with_lattice_confidences(h, p)]) for h, p in zip(found, posteriors_NTV)]
@@ -257,7 +257,7 @@ class LatticeSearch:
         """
         arcs = paths._shape.remove_axis(1)
         scores = ops.RaggedTensor(arcs, paths.scores.double().contiguous()).sum().tolist()
-        reads_A = (paths.frame >= 0) & (paths.labels >= 0)
+        reads_A = reads_frame(paths, part.lens_N[owner.to(part.lens_N.device)])
         path_F, frame_F, label_F = (x[reads_A].cpu().long() for x in (arcs.row_ids(1), paths.frame, paths.labels))
         log_prob_F = part.log_probs_NTV.cpu()[owner[path_F], frame_F, label_F]
         begins_F = torch.ones_like(reads_A.cpu()[: len(path_F)])
@@ -269,7 +269,7 @@ class LatticeSearch:
         spoken_R = token_R != self.model.blank_id
         ends = (path_F[first_R][spoken_R].bincount(minlength=len(scores)).cumsum(0)).tolist()
         columns = [x[spoken_R].tolist() for x in (token_R, frame_F[first_R], peak_R, frame_F[last_R] + 1)]
-        words = path_words(paths).tolist() if self.graphs.hlg is not None and len(self.graphs.words) else None
+        words = path_words(paths).tolist() if hasattr(paths, "lm_scores") else None  # only HLG has them
         ans = []
         for i, (begin, end) in enumerate(zip([0, *ends], ends)):
             tokens, starts, peaks, stops = (column[begin:end] for column in columns)

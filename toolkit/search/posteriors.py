@@ -24,19 +24,27 @@ NO_TOKEN = -1
 NEGLIGIBLE = 1e-4  # of the weight of the best hypothesis
 
 
-def frame_posteriors(lattice: Fsa, num_frames: int, vocab_size: int, scale: float = 1.0) -> Tensor:
+def reads_frame(fsas: Fsa, lens: Tensor) -> Tensor:
+    """Which arcs read a frame. Arcs without one have `frame` -1, or, where they were part of a final arc, the one after
+    the last. lens: frames of each FSA of the vector."""
+    owner = fsas._shape.row_ids(1).long()[fsas._shape.row_ids(2).long()]
+    return (fsas.frame >= 0) & (fsas.frame < lens.to(fsas.device)[owner]) & (fsas.labels >= 0)
+
+
+def frame_posteriors(lattice: Fsa, lens_N: Tensor, vocab_size: int, scale: float = 1.0) -> Tensor:
     """(N, T, V) float32: the posterior of each label in each frame; rows of frames that no path reads are 0.
 
-    lattice: FsaVec with the arc attribute `frame` (-1: the arc reads none). scale: of the scores; less than 1 makes
-    for less confidence.
+    lattice: FsaVec with the arc attribute `frame`. lens_N: frames of each utterance; T is the largest. scale: of the
+    scores; less than 1 makes for less confidence.
     """
+    num_frames = int(lens_N.max())
     if scale != 1.0:
         scaled = lattice.detach()
         scaled.scores = scaled.scores * scale
         lattice = scaled
     utterance = lattice._shape.row_ids(1).long()[lattice._shape.row_ids(2).long()]
     frame, label = lattice.frame.long(), lattice.labels.long()
-    on = (frame >= 0) & (label >= 0)
+    on = reads_frame(lattice, lens_N)
     place = ((utterance * num_frames + frame) * vocab_size + label)[on]
     size = (lattice.shape[0] or 0, num_frames, vocab_size)
     posterior = lattice.get_arc_post(True, True).detach().exp()[on]

@@ -1,9 +1,11 @@
 // CPU threads over FSAs; the algorithms are in fsa_structure.h, fsa_intersect.h and fsa_rewrite.h.
 #include <memory>
-#include <numeric>
+#include <utility>
 
+#include "../fsa_ctc_graph.h"
 #include "../fsa_determinize.h"
 #include "../fsa_intersect.h"
+#include "../fsa_minimize.h"
 #include "../fsa_rewrite.h"
 #include "../fsa_structure.h"
 #include "../fsa_torch.h"
@@ -35,25 +37,66 @@ Tensors4 fsa_top_sort_cpu(const Tensor& fsa_splits, const Tensor& state_splits, 
   return unary(fsa_splits, state_splits, arcs, top_sort);
 }
 
+Tensor fsa_properties_cpu(const Tensor& fsa_splits, const Tensor& state_splits, const Tensor& arcs) {
+  check_ints(arcs, "arcs", 2);
+  STD_TORCH_CHECK(arcs.size(1) == 3, "arcs must have 3 columns");
+  check_splits(state_splits, "state_splits", arcs.size(0));
+  check_splits(fsa_splits, "fsa_splits", state_splits.size(0) - 1);
+  const FsaVecView fsas{fsa_splits.size(0) - 1, const_data<int32_t>(fsa_splits), const_data<int32_t>(state_splits),
+                        const_data<Arc>(arcs)};
+  Tensor out = new_ints(arcs, {fsas.num_fsas});
+  CpuBackend{}.for_each(fsas.num_fsas, [&](int64_t i) { data<int32_t>(out)[i] = properties(fsas[i]); });
+  return out;
+}
+
+Tensors4 fsa_ctc_graph_cpu(const Tensor& row_splits, const Tensor& symbols, bool modified) {
+  check_ints(symbols, "symbols");
+  check_splits(row_splits, "row_splits", symbols.size(0));
+  const int64_t n = row_splits.size(0) - 1;
+  const int32_t *rows = const_data<int32_t>(row_splits), *tokens = const_data<int32_t>(symbols);
+  STD_TORCH_CHECK(5 * symbols.size(0) + 3 * n < INT32_MAX, "ctc_graph: the result has more than 2^31 - 1 arcs");
+  Tensor fsa_splits = new_ints(symbols, {n + 1}), state_splits = new_ints(symbols, {2 * (symbols.size(0) + n) + 1});
+  std::vector<int32_t> first(n + 1, 0);
+  for (int64_t i = 0; i < n; ++i) first[i + 1] = first[i] + ctc_num_arcs(tokens + rows[i], rows[i + 1] - rows[i], modified);
+  Tensor arcs = new_ints(symbols, {first[n], 3}), aux = new_ints(symbols, {first[n]});
+  int32_t *fsas = data<int32_t>(fsa_splits), *states = data<int32_t>(state_splits), *aux_out = data<int32_t>(aux);
+  Arc* arcs_out = data<Arc>(arcs);
+  for (int64_t i = 0; i <= n; ++i) fsas[i] = 2 * (rows[i] + static_cast<int32_t>(i));
+  states[fsas[n]] = first[n];
+  CpuBackend{}.for_each(n, [&](int64_t i) {
+    ctc_graph(tokens + rows[i], rows[i + 1] - rows[i], modified, first[i], states + fsas[i], arcs_out + first[i], aux_out + first[i]);
+  });
+  return {fsa_splits, state_splits, arcs, aux};
+}
+
 Tensor fsa_arc_sort_cpu(const Tensor& state_splits, const Tensor& arcs) {
   check_ints(arcs, "arcs", 2);
   STD_TORCH_CHECK(arcs.size(1) == 3, "arcs must have 3 columns");
   check_splits(state_splits, "state_splits", arcs.size(0));
   Tensor out = new_ints(arcs, {arcs.size(0)});
   int32_t* order = data<int32_t>(out);
-  std::iota(order, order + arcs.size(0), 0);
   const int32_t* splits = const_data<int32_t>(state_splits);
   const Arc* p = const_data<Arc>(arcs);
-  const auto key = [p](int32_t a) {
-    return (static_cast<uint64_t>(static_cast<uint32_t>(p[a].label)) << 32) | static_cast<uint32_t>(p[a].dest);
-  };
-  CpuBackend{}.for_each(state_splits.size(0) - 1, [&](int64_t s) {
-    const int32_t begin = splits[s], end = splits[s + 1];
-    for (int32_t a = begin + 1; a < end; ++a)
-      if (key(a) < key(a - 1)) {
-        std::stable_sort(order + begin, order + end, [&](int32_t x, int32_t y) { return key(x) < key(y); });
-        break;
+  const int64_t num_states = state_splits.size(0) - 1;
+  constexpr int64_t kBlock = 1 << 12;  // states a task
+  CpuBackend{}.for_each((num_states + kBlock - 1) / kBlock, [&](int64_t block) {
+    std::vector<std::pair<uint64_t, int32_t>> keys;
+    const auto key = [p](int32_t a) {
+      return (static_cast<uint64_t>(static_cast<uint32_t>(p[a].label)) << 32) | static_cast<uint32_t>(p[a].dest);
+    };
+    for (int64_t s = block * kBlock; s < std::min(num_states, (block + 1) * kBlock); ++s) {
+      const int32_t begin = splits[s], end = splits[s + 1];
+      bool sorted = true;
+      for (int32_t a = begin; a < end; ++a) {
+        order[a] = a;
+        sorted &= a == begin || key(a - 1) <= key(a);
       }
+      if (sorted) continue;
+      keys.clear();
+      for (int32_t a = begin; a < end; ++a) keys.emplace_back(key(a), a);
+      std::sort(keys.begin(), keys.end());
+      for (int32_t a = begin; a < end; ++a) order[a] = keys[a - begin].second;
+    }
   });
   return out;
 }
@@ -104,7 +147,7 @@ Tensors4 fsa_minimize_cpu(const Tensor& fsa_splits, const Tensor& state_splits, 
   check_ints(aux, "aux");
   STD_TORCH_CHECK(aux.size(0) == arcs.size(0) && delta > 0, "aux must have one entry for each arc, and delta must be positive");
   return unary(fsa_splits, state_splits, arcs, [&](const FsaView& fsa) {
-    return minimize(fsa, const_data<double>(scores), const_data<int32_t>(aux), delta);
+    return Minimizer(fsa, const_data<double>(scores), const_data<int32_t>(aux), delta).run();
   });
 }
 
@@ -124,6 +167,8 @@ Tensor fsa_potentials_cpu(const Tensor& fsa_splits, const Tensor& state_splits, 
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lattica, CPU, m) {
+  m.impl("fsa_properties", TORCH_BOX(&fsa_properties_cpu));
+  m.impl("fsa_ctc_graph", TORCH_BOX(&fsa_ctc_graph_cpu));
   m.impl("fsa_connect", TORCH_BOX(&fsa_connect_cpu));
   m.impl("fsa_top_sort", TORCH_BOX(&fsa_top_sort_cpu));
   m.impl("fsa_arc_sort", TORCH_BOX(&fsa_arc_sort_cpu));

@@ -1,44 +1,67 @@
 // CPU threads over FSAs; the recursions are in fsa_scores.h.
 #include "../fsa_scores.h"
 
+#include <atomic>
+
 #include "../fsa_torch.h"
 
 namespace lattica {
 namespace {
 
-std::tuple<Tensor, Tensor> fsa_state_scores_cpu(const Tensor& fsa_splits, const Tensor& state_splits, const Tensor& arcs,
-                                                const Tensor& scores, bool forward, bool log_semiring) {
+void check_goes_up(const FsaVecView& fsas) {
+  std::atomic<int64_t> bad{-1};
+  CpuBackend{}.for_each(fsas.num_fsas, [&](int64_t i) {
+    if (!goes_up(fsas[i])) bad = i;
+  });
+  STD_TORCH_CHECK(bad < 0, "FSA ", bad.load(), " is cyclic or not top-sorted: call top_sort first");
+}
+
+std::tuple<Tensor, Tensor, Tensor> fsa_state_scores_cpu(const Tensor& fsa_splits, const Tensor& state_splits, const Tensor& arcs,
+                                                        const Tensor& scores, bool forward, bool log_semiring,
+                                                        bool want_shares) {
   const FsaVecView fsas = fsa_view(fsa_splits, state_splits, arcs);
   check_scores(scores, "scores", arcs.size(0));
+  check_goes_up(fsas);
   const int64_t num_states = state_splits.size(0) - 1;
+  const bool shares_made = want_shares && log_semiring && !forward;
   Tensor out = empty_like_shape(scores, {num_states}), best = new_ints(arcs, {num_states});
-  for (int64_t i = 0; i < fsas.num_fsas; ++i)
-    STD_TORCH_CHECK(goes_up(fsas[i]), "FSA ", i, " is cyclic or not top-sorted: call top_sort first");
+  Tensor shares = empty_like_shape(scores, {shares_made ? arcs.size(0) : 0});
   CpuBackend{}.for_each(fsas.num_fsas, [&](int64_t i) {
     const int32_t first = fsas.fsa_splits[i];
-    (forward ? forward_scores : backward_scores)(fsas[i], const_data<double>(scores), log_semiring,
-                                                 data<double>(out) + first, data<int32_t>(best) + first);
+    double* const to = data<double>(out) + first;
+    int32_t* const best_to = data<int32_t>(best) + first;
+    if (forward) {
+      forward_scores(fsas[i], const_data<double>(scores), log_semiring, to, best_to);
+    } else {
+      backward_scores(fsas[i], const_data<double>(scores), log_semiring, to, best_to, shares_made ? data<double>(shares) : nullptr);
+    }
   });
-  return {out, best};
+  return {out, best, shares};
 }
 
 Tensor fsa_state_scores_grad_cpu(const Tensor& fsa_splits, const Tensor& state_splits, const Tensor& arcs,
                                  const Tensor& scores, bool forward, bool log_semiring, const Tensor& state_scores,
-                                 const Tensor& best, const Tensor& state_grad) {
+                                 const Tensor& best, const Tensor& shares, const Tensor& state_grad) {
   const FsaVecView fsas = fsa_view(fsa_splits, state_splits, arcs);
   const int64_t num_states = state_splits.size(0) - 1;
   check_scores(scores, "scores", arcs.size(0));
   check_scores(state_scores, "state_scores", num_states);
   check_scores(state_grad, "state_grad", num_states);
+  check_scores(shares, "shares", log_semiring && !forward ? arcs.size(0) : 0);
   check_ints(best, "best");
   STD_TORCH_CHECK(best.size(0) == num_states, "best must have one entry for each state");
   Tensor arc_grad = empty_like_shape(scores, {arcs.size(0)});
   std::vector<double> scratch(const_data<double>(state_grad), const_data<double>(state_grad) + num_states);
   CpuBackend{}.for_each(fsas.num_fsas, [&](int64_t i) {
     const int32_t first = fsas.fsa_splits[i];
-    (forward ? forward_scores_grad : backward_scores_grad)(
-        fsas[i], const_data<double>(scores), log_semiring, const_data<double>(state_scores) + first,
-        const_data<int32_t>(best) + first, scratch.data() + first, data<double>(arc_grad));
+    double* const grad = scratch.data() + first;
+    if (forward) {
+      forward_scores_grad(fsas[i], const_data<double>(scores), log_semiring, const_data<double>(state_scores) + first,
+                          const_data<int32_t>(best) + first, grad, data<double>(arc_grad));
+    } else {
+      backward_scores_grad(fsas[i], const_data<int32_t>(best) + first, const_data<double>(shares), log_semiring, grad,
+                           data<double>(arc_grad));
+    }
   });
   return arc_grad;
 }
@@ -60,16 +83,13 @@ Tensors4 fsa_shortest_path_cpu(const Tensor& fsa_splits, const Tensor& state_spl
 }
 
 std::tuple<Tensor, Tensor> fsa_random_paths_cpu(const Tensor& fsa_splits, const Tensor& state_splits, const Tensor& arcs,
-                                                const Tensor& scores, const Tensor& backward, const Tensor& path_splits,
-                                                int64_t seed) {
+                                                const Tensor& shares, const Tensor& path_splits, int64_t seed) {
   const FsaVecView fsas = fsa_view(fsa_splits, state_splits, arcs);
-  check_scores(scores, "scores", arcs.size(0));
-  check_scores(backward, "backward", state_splits.size(0) - 1);
+  check_scores(shares, "shares", arcs.size(0));
   const int64_t num_paths = path_splits.size(0) ? const_data<int32_t>(path_splits)[path_splits.size(0) - 1] : 0;
   STD_TORCH_CHECK(path_splits.size(0) == fsas.num_fsas + 1, "path_splits must have one entry more than there are FSAs");
   check_splits(path_splits, "path_splits", num_paths);
-  for (int64_t i = 0; i < fsas.num_fsas; ++i)
-    STD_TORCH_CHECK(goes_up(fsas[i]), "FSA ", i, " is cyclic or not top-sorted: call top_sort first");
+  check_goes_up(fsas);
   const int32_t* splits = const_data<int32_t>(path_splits);
   std::vector<int32_t> fsa_of(num_paths);
   for (int64_t i = 0; i < fsas.num_fsas; ++i)
@@ -78,7 +98,7 @@ std::tuple<Tensor, Tensor> fsa_random_paths_cpu(const Tensor& fsa_splits, const 
   CpuBackend{}.for_each(num_paths, [&](int64_t k) {
     const int32_t i = fsa_of[k];
     const uint64_t path_seed = static_cast<uint64_t>(seed) ^ (static_cast<uint64_t>(k + 1) * 0xD1342543DE82EF95ULL);
-    random_path(fsas[i], const_data<double>(scores), const_data<double>(backward) + fsas.fsa_splits[i], path_seed, &paths[k]);
+    random_path(fsas[i], const_data<double>(shares), path_seed, &paths[k]);
   });
   std::vector<int32_t> ends{0}, all;
   for (const auto& path : paths) {

@@ -1,0 +1,6 @@
+"""k2.autograd: k2's module of differentiable functions, as names for ours."""
+
+from ops.algorithms import expand_ragged_attributes, union
+from ops.dense import intersect_dense, intersect_dense_pruned
+
+__all__ = ["expand_ragged_attributes", "intersect_dense", "intersect_dense_pruned", "union"]
