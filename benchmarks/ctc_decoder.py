@@ -130,10 +130,12 @@ def work(task_path: Path, result_path: Path) -> None:
     torch.set_num_threads(task.get("threads", 1))
     folder = Path(task["data"])
     rows = emissions(folder, task["utterances"])
-    lengths = torch.tensor([len(x) for x in rows])
-    batch = torch.zeros(len(rows), int(lengths.max()), rows[0].shape[1], dtype=torch.float16)
-    for x, row in zip(batch, rows):
-        x[: len(row)] = torch.from_numpy(row)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    batches = []  # of 40, in the order of their lengths, as one would
+    for first in range(0, len(rows), 40):
+        part = [torch.from_numpy(rows[i]) for i in order[first : first + 40]]
+        lengths = torch.tensor([len(x) for x in part])
+        batches.append((torch.nn.utils.rnn.pad_sequence(part, batch_first=True), lengths))
     build.load()
     lexicon = None if task["lexicon_free"] else folder / "lexicon.txt.gz"
     result: dict[str, Any] = {"base_mib": peak_mib(), "runs": []}
@@ -146,16 +148,19 @@ def work(task_path: Path, result_path: Path) -> None:
         "blank_token": "<b>",
         "nbest": task["nbest"],
     }
-    ctc_decoder(**shared)
-    result["load_s"] = time.perf_counter() - start
+    clock = time.perf_counter if task.get("wall") else time.process_time
     for config in task["configs"]:
         decoder = ctc_decoder(**shared, **config)
-        clock = time.perf_counter if task.get("wall") else time.process_time
-        start = clock()
-        outputs = decoder(batch, lengths)
-        seconds = clock() - start
+        result.setdefault("load_s", time.perf_counter() - start)
+        seconds = []
+        for _ in range(task.get("rounds", 1)):
+            begin = clock()
+            outputs = [nbest for batch in batches for nbest in decoder(*batch)]
+            seconds.append(clock() - begin)
         hyps = [[[h.score, h.words, h.tokens.tolist()] for h in nbest] for nbest in outputs]
-        result["runs"].append({"config": config, "seconds": seconds, "outputs": hyps})
+        in_order = [hyp for _, hyp in sorted(zip(order, hyps))]
+        result["runs"].append({"config": config, "seconds": min(seconds), "outputs": in_order})
+        decoder = None
     result["peak_mib"] = peak_mib()
     result_path.write_text(json.dumps(result))
 
@@ -294,7 +299,7 @@ def load_table(args: argparse.Namespace, refs: list[list[str]]) -> list[str]:
         for tool, c in (("flashlight", config), ("pyctcdecode", PYCTCDECODE[4])):
             rows.append((tool, run_tool(tool, args.data, [c], args.peer_python)))
     rows.append(("ours, ARPA.gz parsed", run_tool("ours", args.data, [config], cache=False)))
-    run_tool("ours", args.data, [])  # so that there is a cache
+    run_tool("ours", args.data, [config])  # so that there is a cache
     rows.append(("ours, ARPA.gz cached", run_tool("ours", args.data, [config])))
     lines = [
         "### Loading lexicon and LM, and memory\n",
@@ -333,9 +338,15 @@ def frontier_table(args: argparse.Namespace, refs: list[list[str]]) -> list[str]
 
 
 def threads_table(args: argparse.Namespace, refs: list[list[str]]) -> list[str]:
-    configs = [c for c in OURS if c["merge"] == "history" and c["blank_skip"] is None and c["beam_size"] >= 10]
-    one, two = (runs_of("ours", run_tool("ours", args.data, configs, threads=n, wall=True), None) for n in (1, 2))
-    lines = ["### Two threads\n", "| settings | 1 thread, wall s | 2 threads, wall s | times |", "|---|---|---|---|"]
+    configs = [
+        c
+        for c in OURS
+        if c["blank_skip"] is None and (c["beam_size"], c["beam_threshold"]) in ((10, 10), (50, 15), (500, 15))
+    ]
+    one, two = (
+        runs_of("ours", run_tool("ours", args.data, configs, threads=n, wall=True, rounds=7), None) for n in (1, 2)
+    )
+    lines = ["### Two threads\n", "| settings | 1 thread, best of 7, wall s | 2 threads | times |", "|---|---|---|---|"]
     return [
         *lines,
         *(

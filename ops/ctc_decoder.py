@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ops import build
 from ops.ctc_decoder_hotwords import hotword_automaton
-from ops.ctc_decoder_lexicon import Lexicon, Tokens, join_lines, match_words, read_bytes, split_lines
+from ops.ctc_decoder_lexicon import Lexicon, Tokens, WordTable, join_lines, match_words, read_bytes
 from ops.ctc_decoder_lm import AnswerDesk, CTCDecoderLM, CTCDecoderLMState
 from ops.ngram import TENSORS, NgramLM, first_line
 
@@ -197,15 +197,15 @@ class CTCDecoder:
         build.load()
         self._lexicon = lexicon
         source = join_lines(self.tokens.entries) if lexicon is None else lexicon.words
-        self.words = split_lines(source)
+        self.words = WordTable(source)
         unk = -1
         if (lexicon is not None and self._options[2][3] > -math.inf) or (
             lexicon is not None and isinstance(self.lm, CTCDecoderLM)
         ):
-            if self.unk_word not in self.words:
-                self.words.append(self.unk_word)
+            if self.words.find(self.unk_word) < 0:
                 source += join_lines([self.unk_word])
-            unk = self.words.index(self.unk_word)
+                self.words = WordTable(source)
+            unk = self.words.find(self.unk_word)
         lm, kenlm, ids = self._lm_tensors(source)
         trie = [] if lexicon is None else list(lexicon.trie(self._start_scores(ids), self._smearing))
         hot = self._hotword_tensors()
@@ -276,8 +276,9 @@ class CTCDecoder:
         return [way for way in ways if way]
 
     def _spellings(self, word: str) -> list[list[int]]:
-        if self._lexicon is not None and word in self.words:
-            w, lexicon = self.words.index(word), self._lexicon
+        w = self.words.find(word)
+        if self._lexicon is not None and w >= 0:
+            lexicon = self._lexicon
             found = []
             for p in (lexicon.word_P == w).nonzero()[:, 0].tolist():
                 found.append(lexicon.tokens_L[lexicon.splits_P1[p] : lexicon.splits_P1[p + 1]].tolist())
@@ -303,9 +304,9 @@ class CTCDecoder:
     def remove_words(self, words: Iterable[str]) -> None:
         """Take words out of the lexicon, with all their spellings. ValueError if one is not there, or none would be left."""
         gone = set(words)
-        unknown = gone - set(self.words)
-        if unknown:
-            raise ValueError(f"{sorted(unknown)[0]!r} is not in the lexicon")
+        for word in sorted(gone):
+            if self.words.find(word) < 0:
+                raise ValueError(f"{word!r} is not in the lexicon")
         self._change(None, gone)
 
     def _change(self, add: Lexicon | None, remove: set[str]) -> None:

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +39,31 @@ def join_lines(words: Iterable[str]) -> bytes:
 
 def split_lines(data: bytes) -> list[str]:
     return data.decode("utf-8", "surrogateescape").split("\n")[:-1]
+
+
+class WordTable(Sequence[str]):
+    """Words by number, from bytes with a line end after each; strings are made when asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._ends = (as_bytes_tensor(data) == 10).nonzero()[:, 0].int()
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, i: Any) -> Any:
+        if not isinstance(i, int) or not 0 <= i < len(self):
+            raise IndexError(f"word {i} of {len(self)}")
+        begin = int(self._ends[i - 1]) + 1 if i else 0
+        return self._data[begin : int(self._ends[i])].decode("utf-8", "surrogateescape")
+
+    def find(self, word: str) -> int:
+        """The number of a word, or -1."""
+        line = word.encode("utf-8", "surrogateescape") + b"\n"
+        if self._data.startswith(line):
+            return 0
+        at = self._data.find(b"\n" + line)
+        return -1 if at < 0 else self._data.count(b"\n", 0, at + 1)
 
 
 class Tokens:

@@ -54,51 +54,64 @@ class TrieBuilder {
   TrieBuilder(const int32_t* tokens, const int32_t* splits, const int32_t* words, const float* scores, int32_t n)
       : tokens_(tokens), splits_(splits), words_(words), scores_(scores), n_(n) {}
 
-  void run(Smearing smearing) {
-    std::vector<int32_t> order(n_);
-    std::iota(order.begin(), order.end(), 0);
+  // Sort the spellings. Returns how many nodes there will be, the closing one included.
+  int64_t sort() {
+    order_.resize(n_);
+    std::iota(order_.begin(), order_.end(), 0);
     const auto less = [&](int32_t a, int32_t b) {
       return std::lexicographical_compare(tokens_ + splits_[a], tokens_ + splits_[a + 1], tokens_ + splits_[b], tokens_ + splits_[b + 1]);
     };
-    if (!std::is_sorted(order.begin(), order.end(), less)) std::stable_sort(order.begin(), order.end(), less);
+    if (!std::is_sorted(order_.begin(), order_.end(), less)) std::stable_sort(order_.begin(), order_.end(), less);
+    int64_t count = 2;
+    for (int32_t i = 0; i < n_; ++i) {
+      int32_t common = 0;
+      if (i > 0)
+        while (common < std::min(length(order_[i]), length(order_[i - 1])) && token_at(order_[i], common) == token_at(order_[i - 1], common)) ++common;
+      count += length(order_[i]) - common;
+    }
+    return count;
+  }
+
+  // Write the nodes that sort() counted.
+  void run(Smearing smearing, TrieNode* nodes, int64_t count) {
     struct Range { int32_t begin, end; };  // the spellings below a node
-    std::vector<Range> ranges{{0, n_}};
-    nodes.push_back({0, 0, 0, 0, -1, 0});
-    std::vector<int32_t> parents{-1};
-    int32_t depth = 0, level_end = 1;
-    for (int32_t i = 0; i < static_cast<int32_t>(nodes.size()); ++i) {
-      if (i == level_end) ++depth, level_end = static_cast<int32_t>(nodes.size());
+    std::vector<Range> ranges;
+    std::vector<int32_t> parents;
+    ranges.reserve(count), parents.reserve(count), words.reserve(n_), word_scores_.reserve(n_);
+    ranges.push_back({0, n_}), parents.push_back(-1);
+    nodes[0] = {0, 0, 0, 0, -1, 0};
+    int32_t depth = 0, level_end = 1, size = 1;
+    for (int32_t i = 0; i < size; ++i) {
+      if (i == level_end) ++depth, level_end = size;
       Range r = ranges[i];
-      nodes[i].first_child = static_cast<int32_t>(nodes.size());
+      nodes[i].first_child = size;
       nodes[i].first_word = static_cast<int32_t>(words.size());
-      for (; r.begin < r.end && length(order[r.begin]) == depth; ++r.begin) add_word(i, order[r.begin]);
+      for (; r.begin < r.end && length(order_[r.begin]) == depth; ++r.begin) add_word(nodes[i].first_word, order_[r.begin]);
       while (r.begin < r.end) {
-        const int32_t token = token_at(order[r.begin], depth);
+        const int32_t token = token_at(order_[r.begin], depth);
         int32_t end = r.begin + 1;
-        while (end < r.end && token_at(order[end], depth) == token) ++end;
+        while (end < r.end && token_at(order_[end], depth) == token) ++end;
         const uint64_t bit = uint64_t{1} << (token & 63);
         nodes[i].children |= bit;
-        if (length(order[r.begin]) == depth + 1) nodes[i].words |= bit;
-        nodes.push_back({0, 0, 0, 0, token, 0});
+        if (length(order_[r.begin]) == depth + 1) nodes[i].words |= bit;
+        nodes[size++] = {0, 0, 0, 0, token, 0};
         parents.push_back(i);
         ranges.push_back({r.begin, end});
         r.begin = end;
       }
     }
-    const int32_t size = static_cast<int32_t>(nodes.size());
-    nodes.push_back({0, 0, size, static_cast<int32_t>(words.size()), -1, 0});
-    smear(parents, smearing);
+    nodes[size] = {0, 0, size, static_cast<int32_t>(words.size()), -1, 0};
+    smear(nodes, parents, smearing);
   }
 
-  std::vector<TrieNode> nodes;
   std::vector<int32_t> words;
 
  private:
   int32_t length(int32_t i) const { return splits_[i + 1] - splits_[i]; }
   int32_t token_at(int32_t i, int32_t depth) const { return tokens_[splits_[i] + depth]; }
 
-  void add_word(int32_t node, int32_t spelling) {
-    const auto begin = words.begin() + nodes[node].first_word;
+  void add_word(int32_t first_word, int32_t spelling) {
+    const auto begin = words.begin() + first_word;
     if (std::find(begin, words.end(), words_[spelling]) != words.end()) return;
     words.push_back(words_[spelling]);
     word_scores_.push_back(scores_[spelling]);
@@ -109,11 +122,11 @@ class TrieBuilder {
     return std::isinf(larger) ? larger : larger + std::log1p(std::exp(std::min(a, b) - larger));
   }
 
-  void smear(const std::vector<int32_t>& parents, Smearing smearing) {
+  void smear(TrieNode* nodes, const std::vector<int32_t>& parents, Smearing smearing) {
     if (smearing == Smearing::kNone) return;
     const int32_t size = static_cast<int32_t>(parents.size());
     const auto join = [&](float a, float b) { return smearing == Smearing::kMax ? std::max(a, b) : log_add(a, b); };
-    for (TrieNode& node : nodes) node.max_score = -std::numeric_limits<float>::infinity();
+    for (int32_t i = 0; i < size; ++i) nodes[i].max_score = -std::numeric_limits<float>::infinity();
     for (int32_t i = size - 1; i >= 0; --i) {  // children lie behind their parents
       // Words of one spelling are summed whatever the mode, which is Flashlight's way.
       const float below = nodes[i].max_score;
@@ -128,6 +141,7 @@ class TrieBuilder {
   const int32_t *tokens_, *splits_, *words_;
   const float* scores_;
   int32_t n_;
+  std::vector<int32_t> order_;
   std::vector<float> word_scores_;
 };
 
@@ -149,6 +163,7 @@ inline LexiconText read_lexicon(std::string_view text, const std::vector<std::st
   std::fill(single, single + 256, -1);
   for (size_t i = 0; i < tokens.size(); ++i)
     if (tokens[i].size() == 1) single[static_cast<unsigned char>(tokens[i][0])] = static_cast<int32_t>(i);
+  out.tokens.reserve(text.size() / 2);  // a token and a blank
   out.splits.push_back(0);
   int32_t line = 0;
   for (TextCursor cursor{text.data(), text.data() + text.size()}; !cursor.done();) {

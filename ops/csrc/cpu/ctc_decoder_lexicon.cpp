@@ -50,9 +50,9 @@ std::tuple<Tensor, Tensor> ctc_decoder_build_trie_cpu(const Tensor& tokens, cons
                   "splits must hold one number more than words, scores as many float32");
   STD_TORCH_CHECK(smearing == "none" || smearing == "max" || smearing == "logadd", "smearing must be none, max or logadd, got ", smearing);
   TrieBuilder builder(const_data<int32_t>(tokens), const_data<int32_t>(splits), const_data<int32_t>(words), const_data<float>(scores), static_cast<int32_t>(n));
-  builder.run(smearing == "max" ? Smearing::kMax : smearing == "none" ? Smearing::kNone : Smearing::kLogAdd);
-  Tensor nodes = new_ints(tokens, {static_cast<int64_t>(builder.nodes.size()), 8});
-  std::memcpy(data<int32_t>(nodes), builder.nodes.data(), builder.nodes.size() * sizeof(TrieNode));
+  const int64_t count = builder.sort();
+  Tensor nodes = new_ints(tokens, {count, 8});
+  builder.run(smearing == "max" ? Smearing::kMax : smearing == "none" ? Smearing::kNone : Smearing::kLogAdd, static_cast<TrieNode*>(nodes.mutable_data_ptr()), count);
   return {nodes, to_tensor(builder.words, tokens)};
 }
 
