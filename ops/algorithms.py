@@ -294,9 +294,7 @@ def closure(fsa: Fsa) -> Fsa:
     """
     if fsa.is_vec():
         raise ValueError("closure takes a single FSA")
-    num_states = fsa.shape[0] or 0
-    if num_states == 0:
-        return fsa_from_unary_function_tensor(fsa, fsa, torch.zeros(0, dtype=torch.int32, device=fsa.device))
+    num_states = max(fsa.shape[0] or 0, 2)  # without states it accepts nothing, its closure the empty string
     src, dest, label = fsa.arcs3.long().unbind(1)
     shift = int(bool((dest == 0).any()))
     final = dest == num_states - 1

@@ -23,6 +23,7 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -124,13 +125,18 @@ def source_hash() -> str:
     return digest.hexdigest()
 
 
+def extra_flags() -> tuple[str, ...]:
+    """Further flags for the C++ compiler and the linker, from LATTICA_CXX_FLAGS: sanitizers, debugging symbols."""
+    return tuple(shlex.split(os.environ.get("LATTICA_CXX_FLAGS", "")))
+
+
 def plan(portable: bool = False) -> Plan | None:
     """What would be compiled here; None without a C++ compiler."""
     cxx = compiler()
     if cxx is None:
         return None
     cuda = wants_cuda() and nvcc() is not None
-    flags = CXX_FLAGS if portable else (*CXX_FLAGS, "-march=native")
+    flags = CXX_FLAGS if portable else (*CXX_FLAGS, "-march=native", *extra_flags())
     parts = [source_hash(), torch.__version__, platform.machine(), cxx, version_line(cxx), *flags]
     if not portable:
         parts.append(_cpu_identity())
@@ -294,6 +300,7 @@ def _compile(plan_: Plan, target: Path) -> None:
                 [str(path) for path in plan_.sources],
                 extra_cflags=list(plan_.cxx_flags),
                 extra_cuda_cflags=list(plan_.cuda_flags),
+                extra_ldflags=list(extra_flags()),
                 extra_include_paths=[str(CSRC)],
                 build_directory=str(scratch),
                 with_cuda=plan_.cuda,

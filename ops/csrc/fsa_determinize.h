@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstring>
 #include <deque>
+#include <limits>
 #include <vector>
 
 #include "fsa.h"
@@ -149,8 +150,10 @@ class Determinizer {
   }
 
   void add_moves(int32_t state, double score, int32_t above) {
-    for (int32_t a = fsa_.begin(state); a < fsa_.end(state); ++a)
-      moves_.push_back({fsa_.arcs[a].label, fsa_.arcs[a].dest, score + scores_[a], above, a});
+    for (int32_t a = fsa_.begin(state); a < fsa_.end(state); ++a) {
+      const double x = score + scores_[a];  // nan, which has no place in an order, counts as -inf
+      moves_.push_back({fsa_.arcs[a].label, fsa_.arcs[a].dest, x == x ? x : -std::numeric_limits<double>::infinity(), above, a});
+    }
   }
 
   // The arc of the result that stands for the path down to node `above` and, if it is not -1, for `arc` after it.

@@ -62,26 +62,37 @@ class EpsilonRemover {
     out_.arcs.push_back({0, fsa_.arcs[a].dest, fsa_.arcs[a].label});
   }
 
-  void follow_all(int32_t s) {
-    if (on_path_[s]) {
-      out_.error = "remove_epsilon: an epsilon cycle has no finite set of paths; use the tropical semiring";
-      return;
-    }
-    if (out_.map_a.size() > 2000000000) {
-      out_.error = "remove_epsilon: more than 2 * 10^9 epsilon paths";
-      return;
-    }
-    on_path_[s] = 1;
-    for (int32_t a = fsa_.begin(s); a < fsa_.end(s) && !out_.error; ++a) {
+  void follow_all(int32_t start) {  // no recursion: a chain of epsilons may be longer than a thread's stack is deep
+    next_arc_.assign(1, fsa_.begin(start));  // of each state on the path
+    path_states_.assign(1, start);
+    on_path_[start] = 1;
+    while (!path_states_.empty()) {
+      const int32_t s = path_states_.back();
+      if (next_arc_.back() == fsa_.end(s)) {
+        on_path_[s] = 0;
+        next_arc_.pop_back();
+        path_states_.pop_back();
+        if (!path_.empty()) path_.pop_back();
+        continue;
+      }
+      const int32_t a = next_arc_.back()++, d = fsa_.arcs[a].dest;
       if (fsa_.arcs[a].label != 0) {
         emit(a);
-      } else {
-        path_.push_back(a);
-        follow_all(fsa_.arcs[a].dest);
-        path_.pop_back();
+        if (out_.map_a.size() > 2000000000) {
+          out_.error = "remove_epsilon: more than 2 * 10^9 epsilon paths";
+          return;
+        }
+        continue;
       }
+      if (on_path_[d]) {
+        out_.error = "remove_epsilon: an epsilon cycle has no finite set of paths; use the tropical semiring";
+        return;
+      }
+      on_path_[d] = 1;
+      path_.push_back(a);
+      path_states_.push_back(d);
+      next_arc_.push_back(fsa_.begin(d));
     }
-    on_path_[s] = 0;
   }
 
   void follow_best(int32_t s) {
@@ -106,7 +117,13 @@ class EpsilonRemover {
     }
     for (int32_t t : closure_) {
       path_.clear();
-      for (int32_t u = t; u != s; u = fsa_.arcs[via_[u]].src) path_.push_back(via_[u]);
+      for (int32_t u = t; u != s; u = fsa_.arcs[via_[u]].src) {
+        path_.push_back(via_[u]);
+        if (static_cast<int32_t>(path_.size()) > fsa_.num_states) {  // its gain is infinite, or lost in rounding
+          out_.error = "remove_epsilon: an epsilon cycle has a positive score, so that there is no best path";
+          return;
+        }
+      }
       std::reverse(path_.begin(), path_.end());
       for (int32_t a = fsa_.begin(t); a < fsa_.end(t); ++a)
         if (fsa_.arcs[a].label != 0) emit(a);
@@ -120,7 +137,7 @@ class EpsilonRemover {
   std::vector<double> score_;
   std::vector<int32_t> via_, visits_;
   std::vector<char> on_path_;
-  std::vector<int32_t> path_, closure_, queue_;
+  std::vector<int32_t> path_, path_states_, next_arc_, closure_, queue_;
   FsaResult out_;
 };
 

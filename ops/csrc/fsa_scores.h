@@ -165,11 +165,14 @@ inline void random_path(const FsaView& fsa, const double* shares, uint64_t seed,
     double left = random_unit(seed, step);
     int32_t chosen = -1;
     for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a) {
-      if (shares[a] <= 0) continue;
+      if (!(shares[a] > 0)) continue;
       chosen = a;  // the last one possible, should rounding leave a rest
       if ((left -= shares[a]) < 0) break;
     }
-    if (chosen < 0) return;  // only at the start: arcs to dead ends have no share
+    if (chosen < 0) {  // no path, or none can be drawn: scores of nan or inf
+      path->clear();
+      return;
+    }
     path->push_back(chosen);
     s = fsa.arcs[chosen].dest;
   }

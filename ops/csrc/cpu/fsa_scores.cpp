@@ -86,6 +86,7 @@ std::tuple<Tensor, Tensor> fsa_random_paths_cpu(const Tensor& fsa_splits, const 
                                                 const Tensor& shares, const Tensor& path_splits, int64_t seed) {
   const FsaVecView fsas = fsa_view(fsa_splits, state_splits, arcs);
   check_scores(shares, "shares", arcs.size(0));
+  check_ints(path_splits, "path_splits");
   const int64_t num_paths = path_splits.size(0) ? const_data<int32_t>(path_splits)[path_splits.size(0) - 1] : 0;
   STD_TORCH_CHECK(path_splits.size(0) == fsas.num_fsas + 1, "path_splits must have one entry more than there are FSAs");
   check_splits(path_splits, "path_splits", num_paths);
