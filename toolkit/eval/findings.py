@@ -5,7 +5,7 @@ bootstrap, as in Bisani and Ney, ICASSP 2004), and the 95 % interval of the diff
 
     "better":  reproduced if the interval lies below 0, not reproduced if it lies above 0
     "equal":   reproduced if it lies within ± MARGIN of the second system's rate, not reproduced if it lies outside
-    otherwise: not distinguishable
+    otherwise, and where neither makes an error: not distinguishable
 
 Speeds are compared by the best of the repeats; a ratio is reproduced if it is at least half of the paper's, not
 reproduced if it is the other way round (below 1), not distinguishable between.
@@ -74,7 +74,8 @@ def compare(claim: str, a: Counts | None, b: Counts | None, expected: str) -> Ve
     else:
         margin = MARGIN * b.wer
         inside, outside = -margin <= low and high <= margin, low > margin or high < -margin
-        verdict = YES if inside else NO if outside else UNCLEAR
+        # Where neither makes any error there is nothing to tell them apart by.
+        verdict = UNCLEAR if a.wer == b.wer == 0.0 else YES if inside else NO if outside else UNCLEAR
     return Verdict(claim, measured, verdict)
 
 
