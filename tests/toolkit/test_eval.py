@@ -173,6 +173,10 @@ class FakeTokenizer:
     def decode(self, ids: list[int]) -> str:
         return " ".join(self.tokens[i][1:] for i in ids)
 
+    def encode(self, text: str) -> list[int]:
+        known = [token[1:] for token in self.tokens]
+        return [known.index(word) if word in known else self.unk_id for word in text.split()]
+
 
 def fake_batch(ids: list[str], texts: list[str], frames: list[int], seed: int) -> Batch:
     features_NTF = torch.randn(len(ids), max(frames), 8, generator=torch.Generator().manual_seed(seed)) * 2
