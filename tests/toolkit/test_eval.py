@@ -174,7 +174,8 @@ class FakeTokenizer:
         return " ".join(self.tokens[i][1:] for i in ids)
 
     def encode(self, text: str) -> list[int]:
-        return [self.tokens.index("\u2581" + word) for word in text.split()]
+        known = [token[1:] for token in self.tokens]
+        return [known.index(word) if word in known else self.unk_id for word in text.split()]
 
 
 def fake_batch(ids: list[str], texts: list[str], frames: list[int], seed: int) -> Batch:
