@@ -47,7 +47,7 @@ class WordTable(Sequence[str]):
     def __init__(self, data: bytes) -> None:
         self._data = data
         # A memoryview gives an int in a twentieth of the time that a tensor takes.
-        self._ends = memoryview((as_bytes_tensor(data) == 10).nonzero()[:, 0].int().numpy())
+        self._ends = memoryview((as_bytes_tensor(data) == 10).nonzero()[:, 0].int().numpy())  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self._ends)
