@@ -131,9 +131,9 @@ def work(task_path: Path, result_path: Path) -> None:
     folder = Path(task["data"])
     rows = emissions(folder, task["utterances"])
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    batches = []  # of 40, in the order of their lengths, as one would
-    for first in range(0, len(rows), 40):
-        part = [torch.from_numpy(rows[i]) for i in order[first : first + 40]]
+    batches = []  # of 100, in the order of their lengths, as one would
+    for first in range(0, len(rows), 100):
+        part = [torch.from_numpy(rows[i]) for i in order[first : first + 100]]
         lengths = torch.tensor([len(x) for x in part])
         batches.append((torch.nn.utils.rnn.pad_sequence(part, batch_first=True), lengths))
     build.load()

@@ -5,6 +5,7 @@ Legend: N utterances, T frames, V tokens.
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 import weakref
@@ -356,14 +357,15 @@ class CTCDecoder:
         scores, hyp_splits, event_splits, events, peaks = packed
         columns = events.view(-1, 4)
         tokens, (_, timesteps, ends, word_ids) = columns[:, 0].long(), columns.t().contiguous().unbind()
-        all_scores, splits, bounds = scores.tolist(), hyp_splits.tolist(), event_splits.tolist()
-        all_words = word_ids.tolist()
+        splits, bounds, all_words = hyp_splits.tolist(), event_splits.tolist(), word_ids.tolist()
+        sizes = [end - begin for begin, end in itertools.pairwise(bounds)]
+        parts = zip(scores.tolist(), bounds, *(x.split(sizes) for x in (tokens, timesteps, ends, peaks, word_ids)))
         hyps = []
-        for h, score in enumerate(all_scores):
-            a, b = bounds[h], bounds[h + 1]
-            words = [] if self._lexicon is None else [self.words[w] for w in all_words[a:b] if w >= 0]
-            hyp = CTCHypothesis(tokens[a:b], words, score, timesteps[a:b])
-            hyp.ends, hyp.log_probs, hyp.word_ids = ends[a:b], peaks[a:b], word_ids[a:b]
+        for score, begin, own_tokens, own_timesteps, own_ends, own_peaks, own_words in parts:
+            ids = all_words[begin : begin + len(own_tokens)]
+            words = [] if self._lexicon is None else [self.words[w] for w in ids if w >= 0]
+            hyp = CTCHypothesis(own_tokens, words, score, own_timesteps)
+            hyp.ends, hyp.log_probs, hyp.word_ids = own_ends, own_peaks, own_words
             hyps.append(hyp)
         return [hyps[splits[n] : splits[n + 1]] for n in range(len(splits) - 1)]
 

@@ -46,7 +46,8 @@ class WordTable(Sequence[str]):
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self._ends = (as_bytes_tensor(data) == 10).nonzero()[:, 0].int()
+        # A memoryview gives an int in a twentieth of the time that a tensor takes.
+        self._ends = memoryview((as_bytes_tensor(data) == 10).nonzero()[:, 0].int().numpy())  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -54,8 +55,8 @@ class WordTable(Sequence[str]):
     def __getitem__(self, i: Any) -> Any:
         if not isinstance(i, int) or not 0 <= i < len(self):
             raise IndexError(f"word {i} of {len(self)}")
-        begin = int(self._ends[i - 1]) + 1 if i else 0
-        return self._data[begin : int(self._ends[i])].decode("utf-8", "surrogateescape")
+        begin = self._ends[i - 1] + 1 if i else 0
+        return self._data[begin : self._ends[i]].decode("utf-8", "surrogateescape")
 
     def find(self, word: str) -> int:
         """The number of a word, or -1."""

@@ -92,7 +92,7 @@ class CtcSearch {
     traces_.push_back({-1, o_.sil, -1, 0, 0, 0});
     const int32_t state = lm_.start();
     hyps_.assign(1, Hyp{0.0, o_.merge_lm_states ? mix64(state) : 0x51ED270B, 0, state, 0, o_.sil, 0, hot_.start_state, 0.0f});
-    frame_ = 0, offset_ = 0, ended_ = all_blank_ = false;
+    frame_ = 0, offset_ = 0, live_traces_ = 0, ended_ = all_blank_ = false;
   }
 
   // Read the frame in frame_buffer(). False: the language model has to answer questions first; then call again.

@@ -5,6 +5,7 @@
 #include <torch/headeronly/util/Half.h>
 
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <string>
 
@@ -238,6 +239,26 @@ Tensors5 pack(const std::vector<Found>& all, const Tensor& like) {
   return {scores_out, to_tensor(hyp_splits, like), to_tensor(event_splits, like), to_tensor(events, like), floats_to_tensor(peaks, like)};
 }
 
+// What a thread has grown for one utterance serves its next one.
+class FreeStreams {
+ public:
+  std::unique_ptr<Stream> take() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (streams_.empty()) return nullptr;
+    std::unique_ptr<Stream> stream = std::move(streams_.back());
+    streams_.pop_back();
+    return stream;
+  }
+  void give(std::unique_ptr<Stream> stream) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    streams_.push_back(std::move(stream));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Stream>> streams_;
+};
+
 Tensors5 ctc_decoder_decode_cpu(const Tensor& emissions, const Tensor& lengths, int64_t handle, int64_t nbest) {
   const auto d = decoder_of(handle);
   STD_TORCH_CHECK(d->kind != CtcDecoder::kTable, "a decoder with a language model in Python is fed frame by frame");
@@ -252,10 +273,13 @@ Tensors5 ctc_decoder_decode_cpu(const Tensor& emissions, const Tensor& lengths, 
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return length[a] > length[b]; });  // threads end together
   std::vector<Found> all(N);
+  FreeStreams free_streams;
   const int32_t most = static_cast<int32_t>(std::clamp<int64_t>(nbest, 1, d->options.beam_size));
   CpuBackend{}.for_each(N, [&](int64_t i) {
     const int64_t n = order[i];
-    const std::unique_ptr<Stream> stream = make_stream(d, 0);
+    std::unique_ptr<Stream> stream = free_streams.take();
+    if (stream == nullptr) stream = make_stream(d, 0);
+    else stream->begin();
     const int64_t t = stream->read(rows_of(emissions, n, d->options.num_tokens), 0, length[n]);
     if (t < 0) {
       bad[n] = ~t;
@@ -263,6 +287,7 @@ Tensors5 ctc_decoder_decode_cpu(const Tensor& emissions, const Tensor& lengths, 
     }
     stream->end();
     all[n].results = stream->results(most, &all[n].events);
+    free_streams.give(std::move(stream));
   });
   for (int64_t n = 0; n < N; ++n) STD_TORCH_CHECK(bad[n] < 0, "emissions[", n, ", ", bad[n], "] hold nan or +inf");
   return pack(all, lengths);
