@@ -41,6 +41,7 @@ def align(config: Config) -> dict[str, list[str]]:
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     d, device = config.decoding, choose_device(config.trainer.device)
+    model: Any
     model, tokenizer, trained = load_model(config.exp_dir, d.checkpoint, d.avg, d.use_averaged_model, device)
     check_features(config, trained)
     method = choose_method(config.align.method, trained)

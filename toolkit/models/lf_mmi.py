@@ -104,8 +104,7 @@ class TokenNgram:
         return ops.arc_sort(ops.Fsa(torch.cat([arcs[keep].int(), scores[keep].float().view(torch.int32)[:, None]], 1)))
 
     def to(self, device: torch.device) -> TokenNgram:
-        moved = (x.to(device) for x in (self.log_probs_SV, self.next_SV, self.final_S))
-        return TokenNgram(*moved, self.start)
+        return TokenNgram(self.log_probs_SV.to(device), self.next_SV.to(device), self.final_S.to(device), self.start)
 
 
 class LfMmi:

@@ -152,7 +152,7 @@ def _trace_back(
         slot_NB = previous_NB.gather(1, slot_NB)
     results = []
     for i in range(n):
-        nbest = []
+        nbest: list[Hypothesis] = []
         for j in total_NB[i].argsort(descending=True, stable=True).tolist():
             if total_NB[i, j] == -torch.inf and nbest:
                 break

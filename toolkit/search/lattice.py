@@ -19,7 +19,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import kaldialign
 import torch
@@ -139,7 +139,7 @@ class LatticeSearch:
 
     def _whole_lattice_rescoring(self, part: _Part, texts: Sequence[str]) -> dict[str, list[SearchResult]]:
         first = self._lattice(part, "hlg")
-        rescored = ops.rescore_with_whole_lattice(first, self.graphs.g)
+        rescored = cast(Fsa, ops.rescore_with_whole_lattice(first, self._larger_lm()))
         lost = ops.without_path(rescored)
         if lost:
             log.warning("the larger LM knows no path, first-pass result kept: %s", _named(part.ids, lost))
@@ -153,7 +153,7 @@ class LatticeSearch:
 
     def _nbest_rescoring(self, part: _Part, texts: Sequence[str]) -> dict[str, list[SearchResult]]:
         nbest = self._draw(self._lattice(part, "hlg"))
-        am, lm = nbest.compute_am_scores().values, nbest.intersect(self.graphs.g).tot_scores().values
+        am, lm = nbest.compute_am_scores().values, nbest.intersect(self._larger_lm()).tot_scores().values
         owner = nbest.shape.row_ids(1).long()
         known = torch.zeros(len(part.ids), dtype=torch.bool, device=lm.device).index_put_(
             (owner,), lm > -torch.inf, True
@@ -186,10 +186,15 @@ class LatticeSearch:
             if name == "topology" and self._topology is None:
                 self._topology = ops.ctc_topo(self.model.vocab_size - 1, device=part.log_probs_NTV.device)
             graph = self._topology if name == "topology" else self.graphs.hlg
+            assert graph is not None, "check_graphs saw to that"
             self._made[name] = self._search(part, graph)
         return self._made[name]
 
-    def _search(self, part: _Part, graph: Fsa | None) -> Fsa:
+    def _larger_lm(self) -> Fsa:
+        assert self.graphs.g is not None, "check_graphs saw to that"
+        return self.graphs.g
+
+    def _search(self, part: _Part, graph: Fsa) -> Fsa:
         c = self.config
 
         def lattices(rows: Tensor, wider: float, partial: bool) -> Fsa:

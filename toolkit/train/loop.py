@@ -57,7 +57,7 @@ def train(config: Config) -> TrainState:
         tokenizer = Tokenizer.load(config.tokens_dir)
         data = DataModule(config, tokenizer)
         torch.manual_seed(config.seed)
-        model = checkpoints.build_model(config, tokenizer)
+        model: Any = checkpoints.build_model(config, tokenizer)
         if config.loss.mmi.used:
             model.lf_mmi = LfMmi.train(config.loss.lf_mmi, map(tokenizer.encode, data.train_texts()), model.vocab_size)
         return Trainer(config, model, tokenizer, data, processes).run()
