@@ -227,7 +227,7 @@ class LatticeSearch:
         with torch.random.fork_rng(devices=[]):  # the same paths whatever was decoded before
             torch.manual_seed(0)
             drawn = ops.Nbest.from_lattice(lattice, self.config.num_paths, nbest_scale=self.config.nbest_scale)
-        best = ops.one_best_decoding(lattice)
+        best = cast(Fsa, ops.one_best_decoding(lattice))
         count = drawn.shape.dim0
         owner = torch.cat([drawn.shape.row_ids(1), torch.arange(count, dtype=torch.int32, device=lattice.device)])
         order = torch.argsort(owner, stable=True).int()
