@@ -1,7 +1,7 @@
 """The transducer losses from plain log-probabilities of every class at every (t, s), cell by cell; differentiable.
 
-The oracle of tests/ops/test_rnnt_loss.py. Nothing falls back to it: ops/rnnt_loss.py is PyTorch itself, but for the
-recursion.
+The oracle of tests/ops/test_rnnt_loss.py. Nothing falls back to it: without a compiler ops/reference/rnnt_additive.py
+serves, and the rest of ops/rnnt_loss.py is PyTorch itself, but for the recursion.
 """
 
 from __future__ import annotations

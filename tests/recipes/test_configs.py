@@ -61,11 +61,28 @@ def test_an_added_unknown_key_is_named() -> None:
         "loss.rnnt_type=standard",
         "features.speed_factors=[0.9]",
         "loss.simple.warmup=3000",
+        "loss.lm_only_scale=-0.25",
+        "loss.am_only_scale=0.9",
     ],
 )
 def test_a_value_that_makes_no_sense_is_named(override: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         load(CONF, [override])
+
+
+@pytest.mark.parametrize("rnnt_type", ["regular", "modified", "constrained"])
+def test_lattice_scales_and_schedules_of_the_transducer_come_from_the_config(rnnt_type: str) -> None:
+    """The papers' lm_scale training: simple loss first, with lm_only_scale 0.25; the pruned one comes in by and by."""
+    loss = load(
+        CONF,
+        [
+            f"loss.rnnt_type={rnnt_type}", "loss.lm_only_scale=0.25", "loss.am_only_scale=0.05",
+            "loss.simple={initial:1.0,final:0.5,warmup:0.2}", "loss.pruned={initial:0.1,final:1.0,warmup:0.2}",
+        ],
+    ).loss  # fmt: skip
+    assert (loss.rnnt_type, loss.lm_only_scale, loss.am_only_scale) == (rnnt_type, 0.25, 0.05)
+    assert loss.simple == Schedule(initial=1.0, final=0.5, warmup=0.2)
+    assert loss.pruned == Schedule(initial=0.1, final=1.0, warmup=0.2)
 
 
 def test_ctc_loss_needs_the_head() -> None:

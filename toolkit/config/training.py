@@ -206,6 +206,9 @@ class LossConfig(Section):
     def check(self) -> None:
         one_of("loss.rnnt_type", self.rnnt_type, ("regular", "modified", "constrained"))
         require(self.prune_range >= 2, "loss.prune_range", self.prune_range, "at least 2")
+        scales = self.lm_only_scale, self.am_only_scale
+        require(min(scales) >= 0, "loss.lm_only_scale and loss.am_only_scale", scales, "at least 0")
+        require(sum(scales) <= 1, "loss.lm_only_scale + loss.am_only_scale", sum(scales), "at most 1")
 
     @property
     def schedules(self) -> dict[str, Schedule]:
