@@ -38,7 +38,7 @@ class DenseFsaVec:
         ):
             raise ValueError(f"supervision_segments must be int32 (S, 3), got {tuple(supervision_segments.shape)}")
         N, T, _ = log_probs.shape
-        segments = supervision_segments.detach().cpu().int().clone()
+        segments = supervision_segments.detach().cpu().long().clone()
         index, start, duration = segments.unbind(1)
         over = start + duration - T
         if allow_truncate > 0:
@@ -52,7 +52,7 @@ class DenseFsaVec:
                 f"inside log_probs of {N} utterances x {T} frames (allow_truncate={allow_truncate})"
             )
         self.log_probs = log_probs
-        self.segments = segments  # on the CPU: loops are planned there
+        self.segments = segments.int()  # on the CPU: loops are planned there
 
     @property
     def duration(self) -> Tensor:
@@ -301,3 +301,6 @@ def convert_dense_to_fsa_vec(dense_fsa_vec: DenseFsaVec) -> Fsa:
     row = dense_fsa_vec.row_splits.long()[owner[of]] + src
     scores = dense_fsa_vec.scores.reshape(-1).index_select(0, row * (C + 1) + label + 1)
     return Fsa.from_arcs(shape, torch.stack([src, src + 1, label], dim=1).int(), scores)
+
+
+torch.serialization.add_safe_globals([DenseFsaVec])
