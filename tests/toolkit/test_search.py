@@ -8,7 +8,7 @@ import pytest
 import torch
 from search_fakes import FakeTransducer, all_sequences, encoder_outputs, greedy_by_hand
 
-from toolkit.config import DecodingConfig
+from toolkit.config import CtcBeamConfig, DecodingConfig
 from toolkit.search import (
     SEARCHES,
     beam_search,
@@ -108,7 +108,7 @@ def test_beam_of_one_is_greedy(seed: int) -> None:
 def test_batched_is_one_by_one(method: str) -> None:
     model = FakeTransducer(vocab_size=6, seed=3)
     encoder_NTD = encoder_outputs(5, 12)
-    config = DecodingConfig(max_symbols=2)
+    config = DecodingConfig(max_symbols=2, ctc_beam=CtcBeamConfig(tokens=list("-abcdefg")[: model.vocab_size]))
     batched = SEARCHES[method](model, encoder_NTD, LENS, config)
     single = [
         SEARCHES[method](model, encoder_NTD[i : i + 1, :length], torch.tensor([length]), config)[0]
@@ -140,11 +140,13 @@ def test_token_log_probs_and_frames_belong_to_one_alignment(beam: int) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_said(method: str) -> None:
     model = FakeTransducer(seed=0)
-    config = DecodingConfig()
+    config = DecodingConfig(ctc_beam=CtcBeamConfig(tokens=list("-abcdefghijk")[: model.vocab_size]))
     assert SEARCHES[method](model, torch.zeros(0, 5, 8), torch.zeros(0, dtype=torch.int64), config) == []
     for t in (0, 4):
         results = SEARCHES[method](model, torch.zeros(2, t, 8), torch.zeros(2, dtype=torch.int64), config)
-        assert [r.best for r in results] == [Hypothesis([], [], [], 0.0)] * 2
+        assert [(r.best.tokens, r.best.frames, r.best.log_probs, r.best.score) for r in results] == [
+            ([], [], [], 0.0)
+        ] * 2
     with torch.no_grad():
         model.joiner.output.bias[0] = 1000.0
         model.ctc.bias[0] = 1000.0
