@@ -20,6 +20,7 @@ import torch
 
 from toolkit.config import Config, DecodingConfig
 from toolkit.eval.findings import Counts
+from toolkit.eval.decode import with_graph
 from toolkit.eval.reports import write_text
 from toolkit.eval.wer import Utterance, WordErrors, word_errors
 from toolkit.search import SEARCHES
@@ -136,7 +137,7 @@ class Laboratory:
     @torch.inference_mode()
     def _decode(self, cell: Cell) -> Result:
         model, tokenizer = self.model(cell.experiment)
-        d, result = cell.decoding(self.config.decoding), Result()
+        d, result = with_graph(cell.decoding(self.config.decoding), tokenizer, self.folder), Result()
         for part in self.config.corpus.test:
             if part not in self._encoded:
                 batches = self._batches(tokenizer, part, self.config.tables.max_utterances, d.max_duration)
@@ -156,7 +157,7 @@ class Laboratory:
     def _time(self, cell: Cell) -> Result:
         """The first test part, several times over, after one batch to warm up; features are at hand beforehand."""
         model, tokenizer = self.model(cell.experiment)
-        tables, d = self.config.tables, cell.decoding(self.config.decoding)
+        tables, d = self.config.tables, with_graph(cell.decoding(self.config.decoding), tokenizer, self.folder)
         part, single = self.config.corpus.test[0], cell.timing == "unbatched"
         limit = tables.timing_utterances if single else tables.max_utterances
         batches = self._batches(tokenizer, part, limit, d.max_duration)
