@@ -19,8 +19,8 @@ import kaldialign
 import torch
 
 from toolkit.config import Config, DecodingConfig
-from toolkit.eval.findings import Counts
 from toolkit.eval.decode import with_graph
+from toolkit.eval.findings import Counts
 from toolkit.eval.reports import write_text
 from toolkit.eval.wer import Utterance, WordErrors, word_errors
 from toolkit.search import SEARCHES
