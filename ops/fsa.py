@@ -158,6 +158,8 @@ class Fsa(ScoreMethods):
 
     @scores.setter
     def scores(self, value: Tensor) -> None:
+        if not isinstance(value, Tensor) or value.is_complex():
+            raise ValueError(f"scores must be a tensor of real numbers, got {type(value).__name__}")
         if value.shape != (self.num_arcs,) or value.device != self.device:
             raise ValueError(
                 f"scores must have shape ({self.num_arcs},) on {self.device}, "
@@ -174,6 +176,8 @@ class Fsa(ScoreMethods):
     def labels(self, value: Tensor) -> None:
         if value.shape != (self.num_arcs,):
             raise ValueError(f"labels must have shape ({self.num_arcs},), got {tuple(value.shape)}")
+        if value.is_floating_point() or (value.dtype == torch.int64 and not torch.equal(value.int().long(), value)):
+            raise ValueError(f"labels must be int32 numbers, got {value.dtype}: {value.tolist()[:20]}")
         self._arcs3 = torch.cat([self._arcs3[:, :2], value.to(self._arcs3)[:, None]], dim=1)
 
     # ---- what it is ----
@@ -357,8 +361,8 @@ class Fsa(ScoreMethods):
     @classmethod
     def from_fsas(cls, fsas: Sequence[Fsa]) -> Fsa:
         """An FsaVec of the FSAs (or FsaVecs, one after another), with the attributes that all of them have."""
-        if not fsas:
-            raise ValueError("from_fsas: no FSAs given")
+        if not fsas or not all(isinstance(f, Fsa) for f in fsas):
+            raise ValueError(f"from_fsas takes a list of one or more FSAs, got {[type(f).__name__ for f in fsas]}")
         if len({f.device for f in fsas}) > 1:
             raise ValueError(f"from_fsas: the FSAs are on different devices: {sorted({str(f.device) for f in fsas})}")
         splits = [f.splits() for f in fsas]
@@ -389,11 +393,10 @@ class Fsa(ScoreMethods):
 
     @classmethod
     def from_dict(cls, dict_in: dict[str, Any]) -> Fsa:
+        if "arcs" not in dict_in:
+            raise ValueError(f"from_dict: there are no 'arcs' in it, only {sorted(dict_in)}")
         d = dict(dict_in)
-        ans = cls(d.pop("arcs"))
-        if "num_states" in d:
-            num_states = d.pop("num_states")
-            ans = cls.from_arcs(RaggedShape(splits=[ids_to_splits(ans.arcs3[:, 0], num_states)]), ans.arcs3, ans.scores)
+        ans = cls.from_arcs(*arcs_from_tensor(d.pop("arcs"), d.pop("num_states", None)))
         for name, value in d.items():
             setattr(ans, name, value)
         return ans

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ops.ragged import RaggedTensor
+from ops.ragged.shape import check_num_rows
 
 if TYPE_CHECKING:
     from ops.fsa import Fsa
@@ -61,7 +62,10 @@ class _Line:
     def ragged(self, i: int) -> list[int]:
         if not re.fullmatch(r"\[(\s*-?\d+)*\s*\]", self.fields[i]):
             raise self.error(f"expected a list of integers in brackets, got {self.fields[i]!r}")
-        return [int(x) for x in self.fields[i][1:-1].split()]
+        values = [int(x) for x in self.fields[i][1:-1].split()]
+        if not all(value in _INT32 for value in values):
+            raise self.error(f"labels must be int32, got {self.fields[i]!r}")
+        return values
 
     def error(self, message: str) -> ValueError:
         return ValueError(f"FSA text, line {self.number}: {message}; the line is {self.text.strip()!r}")
@@ -110,6 +114,7 @@ def parse(s: str, num_aux: int, num_ragged: int, openfst: bool) -> ParsedFsa:
             if (row[2] == -1) != (row[1] == final) or row[0] == final:
                 raise line.error(f"label -1 belongs on the arcs into the final state ({final}) and on no other, "
                                  "and no arc leaves the final state")  # fmt: skip
+    check_num_rows(num_states, len(rows), "states", "arcs")
     rows.sort(key=lambda row: row[0])
     return ParsedFsa(
         num_states,

@@ -47,6 +47,8 @@ def levenshtein_alignment(refs: Fsa, hyps: Fsa, hyp_to_ref_map: Tensor, sorted_m
     Returns linear FSAs with attributes ref_labels and hyp_labels: equal in a match, 0 where a side has nothing; the
     total score is minus the number of errors.
     """
+    if not all(hasattr(fsa, "aux_labels") and hasattr(fsa, "__ins_del_score_internal_attr_") for fsa in (refs, hyps)):
+        raise ValueError("levenshtein_alignment: refs and hyps must come from levenshtein_graph")
     renamed = []
     for fsa, name in ((refs, "ref_labels"), (hyps, "hyp_labels")):
         copy = fsa._with_shape(fsa._shape)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ops.fsa_call import call, scores64
 from ops.ragged import RaggedShape, RaggedTensor
-from ops.ragged.shape import counts_to_splits, ids_to_splits
+from ops.ragged.shape import ids_to_splits
 
 if TYPE_CHECKING:
     from ops.fsa import Fsa
@@ -146,9 +146,9 @@ def incoming_arcs(fsa: Fsa) -> RaggedTensor:
     """The arcs that enter each state, numbered over the whole vector: axes [fsa][state][arc]."""
     vec = fsa.as_vec()
     dest = arc_places(fsa)[2]
-    counts = torch.bincount(dest, minlength=vec._shape.tot_size(1))
-    shape = RaggedShape(splits=[vec._shape.row_splits(1), counts_to_splits(counts)])
-    return RaggedTensor(shape, torch.argsort(dest, stable=True).int())
+    order = torch.argsort(dest, stable=True)
+    shape = RaggedShape(splits=[vec._shape.row_splits(1), ids_to_splits(dest[order], vec._shape.tot_size(1))])
+    return RaggedTensor(shape, order.int())
 
 
 def batched(states: RaggedTensor, lists: RaggedTensor) -> RaggedTensor:

@@ -39,6 +39,12 @@ def counts_to_splits(counts: Tensor) -> Tensor:
     return splits.to(torch.int32)
 
 
+def check_num_rows(num_rows: int, num_elements: int, rows: str, elements: str) -> None:
+    """Raise ValueError for row numbers so high that they must be wrong, before memory is asked for all the rows below."""
+    if num_rows > min(2**31 - 2, (1 << 26) + 16 * num_elements):
+        raise ValueError(f"{num_rows} {rows} for {num_elements} {elements}: is the number of one of the {rows} wrong?")
+
+
 def ids_to_splits(row_ids: Tensor, num_rows: int) -> Tensor:
     """The inverse of `splits_to_ids`; row_ids must not decrease."""
     if row_ids.numel() and (bool((row_ids[1:] < row_ids[:-1]).any()) or row_ids[0] < 0 or row_ids[-1] >= num_rows):
@@ -293,7 +299,9 @@ def _check_layer(splits: Tensor | None, ids: Tensor | None, total: int, what: st
     if splits is None:
         if ids is None:
             raise ValueError(f"{what}: give row_splits or row_ids")
-        return ids_to_splits(ids, int(ids[-1]) + 1 if ids.numel() else 0)
+        num_rows = int(ids[-1]) + 1 if ids.numel() else 0
+        check_num_rows(num_rows, ids.numel(), "rows", "elements")
+        return ids_to_splits(ids, num_rows)
     if splits.numel() == 0 or splits[0] != 0 or bool((splits[1:] < splits[:-1]).any()):
         raise ValueError(f"{what}: row_splits must begin with 0 and not decrease, got {splits.tolist()[:20]}")
     if total >= 0 and int(splits[-1]) != total:
@@ -327,6 +335,8 @@ def regular_ragged_shape(dim0: int, dim1: int) -> RaggedShape:
     """dim0 rows of dim1 elements each."""
     if dim0 < 0 or dim1 < 0:
         raise ValueError(f"dim0 and dim1 must not be negative, got {dim0} and {dim1}")
+    if dim0 * dim1 > 2**31 - 1:
+        raise ValueError(f"a ragged tensor holds at most 2^31 - 1 elements, not {dim0} * {dim1}")
     return RaggedShape(splits=[torch.arange(dim0 + 1, dtype=torch.int32) * dim1])
 
 

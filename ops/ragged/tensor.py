@@ -56,6 +56,8 @@ class RaggedTensor:
         elif isinstance(data, Tensor):
             if data.ndim < 2:
                 raise ValueError(f"a ragged tensor has at least two axes, got a tensor of shape {tuple(data.shape)}")
+            if data.numel() > 2**31 - 1:
+                raise ValueError(f"a ragged tensor holds at most 2^31 - 1 elements, not {data.numel()}")
             splits, rows = [], 1
             for dim, following in zip(data.shape, data.shape[1:]):
                 rows *= dim
