@@ -113,7 +113,7 @@ def broken() -> Iterator[tuple[str, Callable[[], k2.Fsa]]]:
 
 
 def long_and_wild() -> None:
-    n = 300_000
+    n = 20_000  # each state has all later ones in its closure: the work grows with the square
     arcs3 = torch.stack([torch.arange(n), torch.arange(1, n + 1), torch.zeros(n, dtype=torch.int64)], 1).int()
     arcs3[-1, 2] = -1
     shape = RaggedShape(splits=[torch.tensor([*range(n + 1), n], dtype=torch.int32)])
