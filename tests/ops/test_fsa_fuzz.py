@@ -1,9 +1,13 @@
-"""Malformed text, tensors and automata: each gives an exception with a message."""
+"""Malformed text, tensors and automata: each gives an exception with a message, none ends the process."""
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -197,3 +201,12 @@ def test_automata(call: Callable[[], Any]) -> None:
 def test_ragged(call: Callable[[], Any]) -> None:
     with pytest.raises((ValueError, RuntimeError), match=r".+"):
         call()
+
+
+def test_nothing_ends_the_process(repo_dir: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, str(repo_dir / "tests" / "ops" / "fsa_abuse.py")],
+        env={**os.environ, "PYTHONPATH": str(repo_dir)}, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert result.returncode == 0, f"exit code {result.returncode}\n{result.stderr[-3000:]}"
+    assert "survived" in result.stdout

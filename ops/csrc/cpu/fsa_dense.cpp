@@ -51,8 +51,8 @@ DenseBatch check_dense(const Tensor& fsa_splits, const Tensor& state_splits, con
     STD_TORCH_CHECK(ai[i] >= 0 && ai[i] < graphs.num_fsas && bi[i] >= 0 && bi[i] < segments.size(0), "a_index[", i,
                     "] or b_index[", i, "] is out of range");
   for (int64_t a = 0; a < arcs.size(0); ++a)
-    STD_TORCH_CHECK(graphs.arcs[a].label < C, "intersect_dense: arc ", a, " of the graphs has label ", graphs.arcs[a].label,
-                    ", but the scores have ", C, " columns");
+    STD_TORCH_CHECK(graphs.arcs[a].label >= -1 && graphs.arcs[a].label < C, "intersect_dense: arc ", a,
+                    " of the graphs has label ", graphs.arcs[a].label, ", but the scores have ", C, " columns");
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   return {graphs, const_data<float>(scores), const_data<float>(log_probs), N, T, C, n, seg, ai, bi,
           {static_cast<float>(search_beam), static_cast<float>(output_beam), static_cast<int32_t>(std::min(min_active, kMost)),
