@@ -8,7 +8,7 @@ same names, with one warning.
 A cached build is keyed by everything that could change it (sources, flags, torch, compiler, CUDA architectures, CPU),
 so it is never stale, and guarded by a `filelock`, which the system frees when a process dies. torch's own lock file
 does not: a killed build leaves it behind and every later one waits forever. It lies in the build's scratch folder,
-new each time. LATTICA_CXX_FLAGS adds flags for the compiler and the linker (scripts/sanitize.sh does), part of the key.
+new each time. LATTICA_CXX_FLAGS adds flags for the compiler and the linker (sanitizers, say) and is part of the key.
 
     python -m ops.build              # compile now
     python -m ops.build --prebuilt   # compile for any CPU of this architecture, into ops/prebuilt/, to be packaged
