@@ -48,4 +48,6 @@ class StopRequest:
             log.warning("%s: will stop after this step with a checkpoint%s", self.signal.name, again)
         elif not self.several_processes:
             self.__exit__()
+            if signals.getsignal(number) is signals.SIG_IGN:  # as shells start what they run in the background
+                raise KeyboardInterrupt
             signals.raise_signal(number)
