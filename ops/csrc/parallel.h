@@ -1,7 +1,8 @@
 // for_each(n, f): run f(0) ... f(n-1) in any order, on CPU threads or as a CUDA grid.
 //
 // An algorithm is written once, as lambdas over indexes, and takes the back end as its first argument: `CpuBackend{}` in
-// cpu/*.cpp, `CudaBackend{stream}` in cuda/*.cu. So the CPU tests run the logic that the GPU runs.
+// cpu/*.cpp, `CudaBackend{stream}` in cuda/*.cu. So the CPU tests run the logic that the GPU runs. Where a GPU wants another
+// algorithm than the CPU (frame by frame over a whole batch, instead of an utterance a thread), the CPU has it too, for tests.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +21,21 @@ __global__ void for_each_kernel(int64_t n, F f) {
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride) f(i);
 }
 
+template <typename F>
+__global__ void for_each_upto_kernel(const int32_t* n, F f) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < *n; i += stride) f(i);
+}
+
 struct CudaBackend {
   cudaStream_t stream;
+
+  // The same with n in the device's memory: a loop over what an earlier kernel counted, without asking the GPU how much that was.
+  // The grid fills a large GPU; each of its threads takes every so-many-th index. f must not change *n.
+  template <typename F>
+  void for_each_upto(const int32_t* n, F f) const {
+    for_each_upto_kernel<<<1056, 256, 0, stream>>>(n, f);
+  }
 
   template <typename F>
   void for_each(int64_t n, F f) const {
@@ -46,6 +60,11 @@ namespace lattica {
 // Threads are torch's own (torch.set_num_threads). Each fetches a small share of the indexes at a time, because utterances
 // differ in length and equal shares would leave one thread waiting. f must not throw.
 struct CpuBackend {
+  template <typename F>
+  void for_each_upto(const int32_t* n, const F& f) const {
+    for_each(*n, f);
+  }
+
   template <typename F>
   void for_each(int64_t n, const F& f) const {
     const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), n);
