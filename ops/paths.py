@@ -10,6 +10,7 @@ from torch import Tensor
 from ops.algorithms import connect, intersect, intersect_device, remove_epsilon_self_loops, top_sort
 from ops.fsa import Fsa, create_fsa_vec
 from ops.fsa_attributes import arcs_of, call, fsa_from_unary_function_tensor
+from ops.fsa_properties import TOPSORTED_AND_ACYCLIC
 from ops.ragged import RaggedShape, RaggedTensor
 from ops.ragged.shape import counts_to_splits
 from ops.scores import best_entering_arcs, leaving_probabilities
@@ -81,7 +82,8 @@ def is_rand_equivalent(
       treat_epsilons_specially: label 0 stands for nothing; False: for itself.
       delta: the difference, relative to 1 + |score|, that counts as none.
       npath: how many strings to draw from each.
-    FSAs must be acyclic. For FsaVecs: whether all pairs are.
+    FSAs may have cycles, though none of epsilons alone (self-loops aside) where those stand for nothing: RuntimeError.
+    Strings then come from random walks, and `beam` counts from the best of them. For FsaVecs: whether all pairs are.
     """
     if a.is_vec() != b.is_vec() or (a.is_vec() and a.shape[0] != b.shape[0]):
         return False
@@ -89,25 +91,79 @@ def is_rand_equivalent(
         return all(
             is_rand_equivalent(x, y, log_semiring, beam, treat_epsilons_specially, delta, npath) for x, y in zip(a, b)
         )
-    a, b = (top_sort(connect(x)).detach() for x in (a, b))
+    a, b = (connect(x).detach() for x in (a, b))
     if not a.shape[0] or not b.shape[0]:
         return a.shape[0] == b.shape[0]
+    a_sorted, b_sorted = _top_sorted(a), _top_sorted(b)
+    acyclic = a_sorted is not None and b_sorted is not None
+    if a_sorted is not None and b_sorted is not None:
+        a, b = a_sorted, b_sorted
     strings: set[tuple[int, ...]] = set()
     for fsa in (a, b):
-        paths = random_paths(create_fsa_vec([fsa]), True, npath)
+        if acyclic:
+            paths = random_paths(create_fsa_vec([fsa]), True, npath).remove_axis(0)
+        else:
+            paths = RaggedTensor(_random_walks(fsa, npath)).to(fsa.device)
         labels = RaggedTensor(paths.shape, fsa.labels[paths.values.long()].contiguous())
         labels = labels.remove_values_leq(0 if treat_epsilons_specially else -1)
-        strings |= {tuple(x) for x in labels.tolist()[0]}
+        strings |= {tuple(x) for x in labels.tolist()}
     scores = [string_scores(fsa, sorted(strings), log_semiring, treat_epsilons_specially) for fsa in (a, b)]
-    total = [create_fsa_vec([fsa]).get_tot_scores(True, log_semiring).item() for fsa in (a, b)]
-    inside = (scores[0] >= total[0] - beam) | (scores[1] >= total[1] - beam)
+    if acyclic:
+        best = [create_fsa_vec([fsa]).get_tot_scores(True, log_semiring).item() for fsa in (a, b)]
+    else:
+        best = [score.max().item() for score in scores]
+    inside = (scores[0] >= best[0] - beam) | (scores[1] >= best[1] - beam)
     same = (scores[0] - scores[1]).abs() <= delta * (1 + scores[0].abs())
     return bool((same | ~inside | (scores[0] == scores[1])).all())
 
 
+def _top_sorted(fsa: Fsa) -> Fsa | None:
+    """The same states in topological order; None if there is a cycle."""
+    try:
+        fsa = top_sort(fsa)
+    except RuntimeError:
+        return None
+    return fsa if fsa.properties & TOPSORTED_AND_ACYCLIC else None
+
+
+def _random_walks(fsa: Fsa, count: int, most_arcs: int = 30) -> list[list[int]]:
+    """`count` paths as lists of arcs, each arc chosen evenly; after most_arcs arcs each goes on by a shortest way to the end.
+
+    For connected FSAs, cyclic or not. Seeded by torch.manual_seed.
+    """
+    ends = fsa.splits()[1].tolist()
+    src, dest, _ = fsa.arcs3.T.tolist()
+    entering: list[list[int]] = [[] for _ in ends[1:]]
+    for arc, d in enumerate(dest):
+        entering[d].append(arc)
+    final = len(entering) - 1
+    way_out = {final: -1}  # by state, the first arc of a shortest way to the end
+    states = [final]
+    for state in states:  # grows while it is read: breadth first
+        for arc in entering[state]:
+            if src[arc] not in way_out:
+                way_out[src[arc]] = arc
+                states.append(src[arc])
+    walks = []
+    for choices in torch.rand(count, most_arcs).tolist():
+        state = 0
+        walk: list[int] = []
+        while state != final:
+            if len(walk) < most_arcs:
+                arc = ends[state] + int(choices[len(walk)] * (ends[state + 1] - ends[state]))
+            else:
+                arc = way_out[state]
+            walk.append(arc)
+            state = dest[arc]
+        walks.append(walk)
+    return walks
+
+
 def string_scores(fsa: Fsa, strings: Any, log_semiring: bool, treat_epsilons_specially: bool = True) -> Tensor:
-    """float64 (number of strings,): the total score that an acyclic FSA gives to each list of labels; -inf if it is not
-    accepted."""
+    """float64 (number of strings,): the total score that an FSA gives to each list of labels; -inf if it is not accepted.
+
+    RuntimeError if epsilons that stand for nothing form a cycle of several states.
+    """
     from ops.topologies import linear_fsa
 
     linear = linear_fsa([list(s) for s in strings], device=fsa.device)

@@ -383,6 +383,19 @@ def test_is_rand_equivalent():
     assert k2.is_rand_equivalent(k2.create_fsa_vec([f, g]), k2.create_fsa_vec([f, g]), log_semiring=True)
 
 
+def test_is_rand_equivalent_with_cycles():
+    words = {"0 0 1 -1\n0 1 2 -2\n1 0 3 -0.5\n0 2 -1 0\n2": True, "0 0 1 -1\n0 1 2 -2\n1 0 3 -0.75\n0 2 -1 0\n2": False}
+    same = k2.Fsa.from_str("0 1 2 -2\n0 3 -1 0\n0 2 1 -1\n1 2 3 -0.5\n2 2 1 -1\n2 1 2 -2\n2 3 -1 0\n3")
+    for text, equal in words.items():
+        for log_semiring in (True, False):
+            assert k2.is_rand_equivalent(k2.Fsa.from_str(text), same, log_semiring) == equal
+    topo = k2.ctc_topo(4)
+    assert k2.is_rand_equivalent(topo, k2.arc_sort(topo), True, treat_epsilons_specially=False)
+    assert not k2.is_rand_equivalent(topo, k2.ctc_topo(4, modified=True), True, treat_epsilons_specially=False)
+    with pytest.raises(RuntimeError, match="cycle"):
+        k2.is_rand_equivalent(*[k2.Fsa.from_str("0 1 0 -1\n1 0 0 -1\n1 2 -1 0\n2")] * 2, False)
+
+
 def test_random_fsas():
     random.seed(0)
     for acyclic in (True, False):
