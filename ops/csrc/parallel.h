@@ -54,6 +54,10 @@ struct CudaBackend {
 
 #include <algorithm>
 #include <atomic>
+#ifdef __SANITIZE_THREAD__
+#include <thread>
+#include <vector>
+#endif
 
 namespace lattica {
 
@@ -72,6 +76,16 @@ struct CpuBackend {
       for (int64_t i = 0; i < n; ++i) f(i);
       return;
     }
+#ifdef __SANITIZE_THREAD__
+    // ThreadSanitizer does not see how torch's threads wait for each other (scripts/sanitize.sh). Here each gets its indexes
+    // beforehand, else the first would have done them all before the second begins.
+    std::vector<std::thread> all;
+    for (int64_t k = 0; k < threads; ++k)
+      all.emplace_back([&f, k, threads, n] {
+        for (int64_t i = k; i < n; i += threads) f(i);
+      });
+    for (std::thread& thread : all) thread.join();
+#else
     const int64_t chunk = std::max<int64_t>(1, n / (16 * threads));
     std::atomic<int64_t> next{0};
     torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
@@ -80,6 +94,7 @@ struct CpuBackend {
         for (int64_t i = begin; i < end; ++i) f(i);
       }
     });
+#endif
   }
 };
 
