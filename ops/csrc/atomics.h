@@ -6,9 +6,11 @@
 
 #include "portable.h"
 
-#ifndef __CUDA_ARCH__
-#include <atomic>
+#ifdef __CUDACC__
+#include <cooperative_groups.h>
+#include <cooperative_groups/scan.h>
 #endif
+#include <atomic>
 
 namespace lattica {
 
@@ -18,6 +20,42 @@ LATTICA_BOTH inline int32_t atomic_add(int32_t* p, int32_t x) {
   return atomicAdd(p, x);
 #else
   return std::atomic_ref<int32_t>(*p).fetch_add(x, std::memory_order_relaxed);
+#endif
+}
+
+// For many threads that count in few places: on a GPU those of a warp that add to one place do so once.
+LATTICA_BOTH inline void atomic_count(int32_t* p) {
+#ifdef __CUDA_ARCH__
+  const unsigned same = __match_any_sync(__activemask(), reinterpret_cast<unsigned long long>(p));
+  unsigned lane;
+  asm("mov.u32 %0, %%laneid;" : "=r"(lane));
+  if (lane == __ffs(same) - 1u) atomicAdd(p, __popc(same));
+#else
+  std::atomic_ref<int32_t>(*p).fetch_add(1, std::memory_order_relaxed);
+#endif
+}
+
+// An atomic_add to a place that all threads use, once a warp on a GPU: shares out what lies behind *p among them.
+LATTICA_BOTH inline uint64_t atomic_take(uint64_t* p, uint64_t amount) {
+#ifdef __CUDA_ARCH__
+  const auto group = cooperative_groups::coalesced_threads();
+  const unsigned long long before = cooperative_groups::exclusive_scan(group, static_cast<unsigned long long>(amount));
+  unsigned long long begin = 0;
+  const unsigned last = group.size() - 1;
+  if (group.thread_rank() == last) begin = atomicAdd(reinterpret_cast<unsigned long long*>(p), before + amount);
+  return group.shfl(begin, last) + before;
+#else
+  return std::atomic_ref<uint64_t>(*p).fetch_add(amount, std::memory_order_relaxed);
+#endif
+}
+
+// What is there now, while others write.
+template <typename T>
+LATTICA_BOTH T atomic_load(const T* p) {
+#ifdef __CUDA_ARCH__
+  return *static_cast<const volatile T*>(p);
+#else
+  return std::atomic_ref<T>(*const_cast<T*>(p)).load(std::memory_order_relaxed);
 #endif
 }
 

@@ -18,7 +18,8 @@ struct HashSet {
   LATTICA_BOTH int64_t insert(uint64_t key, bool* is_new) const {
     int64_t place = start(key);
     for (int64_t tries = 0; tries < capacity; ++tries, place = (place + 1) & (capacity - 1)) {
-      const uint64_t old = atomic_cas(keys + place, kEmpty, key);
+      uint64_t old = atomic_load(keys + place);  // cheaper than the exchange, and mostly the key is there
+      if (old == kEmpty) old = atomic_cas(keys + place, kEmpty, key);
       if (old == kEmpty || old == key) {
         *is_new = old == kEmpty;
         return place;
