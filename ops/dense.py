@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ops import build
 from ops.fsa import Fsa
-from ops.fsa_attributes import arcs_of, call, fsa_from_unary_function_tensor, pick
+from ops.fsa_attributes import arcs_of, fsa_from_unary_function_tensor, pick
 from ops.ragged import RaggedShape, RaggedTensor
 from ops.ragged.shape import counts_to_splits
 
-History = tuple[RaggedTensor, Tensor]  # active states [frame][token], and their scores, on the CPU
+History = tuple[RaggedTensor, Tensor]  # active states [frame][token], and their scores
 
 
 class DenseFsaVec:
@@ -195,20 +196,22 @@ def _intersect_dense(
     float32 = graphs.scores.dtype == log_probs.dtype == torch.float32
     inputs = (
         *graphs.splits(), graphs.arcs3, graphs.scores.detach().float().contiguous(),
-        log_probs.detach().float().contiguous(), b_fsas.segments.to(graphs.device), a_index.int().to(graphs.device),
-        b_index.int().to(graphs.device), search_beam, output_beam, min_active, max_active, allow_partial,
+        log_probs.detach().float().contiguous(), b_fsas.segments, a_index.int(), b_index.int(),
+        search_beam, output_beam, min_active, max_active, allow_partial,
     )  # fmt: skip
     if history is None:
         names = seqframe_idx_name is not None or frame_idx_name is not None
         want_frame = names or ret_arc_maps or graphs.requires_grad or log_probs.requires_grad or not float32
-        *arcs, map_a, frame, values = call("fsa_intersect_dense", *inputs, want_frame)
+        *arcs, map_a, frame, values = _search(graphs.device, "")(*inputs, want_frame)
     else:
         *arcs, map_a, frame, values, history = _go_on(inputs, history)
     shape, arcs3 = arcs_of(arcs, vec=True)
     _, T, C = log_probs.shape
 
+    b_index = b_index.to(graphs.device)
+
     def segment() -> Tensor:
-        return b_index.to(graphs.device)[shape.row_ids(1).long()[shape.row_ids(2).long()]]
+        return b_index[shape.row_ids(1).long()[shape.row_ids(2).long()]]
 
     def place() -> Tensor:
         """Where in log_probs.reshape(-1) each arc's frame score is; -1: it takes no frame."""
@@ -230,6 +233,13 @@ def _intersect_dense(
         setattr(ans, frame_idx_name + "_filler", -1)  # arcs that come in later, from an LM for instance, take no frame
     result = (ans, map_a, (seqframe.long() * (C + 1) + arcs3[:, 2] + 1).int()) if ret_arc_maps else ans
     return result if history is None else (result, history)
+
+
+def _search(device: torch.device, suffix: str) -> Any:
+    """The op for the device: an utterance a thread on the CPU, all utterances frame by frame on a GPU. Plans lie on the CPU."""
+    build.load()
+    kind = "_batch" if device.type == "cuda" else ""
+    return getattr(torch.ops.lattica, f"fsa_intersect_dense{kind}{suffix}")
 
 
 class _ArcScores(torch.autograd.Function):
@@ -261,21 +271,22 @@ class _ArcScores(torch.autograd.Function):
 
 
 def _go_on(inputs: tuple, history: Sequence[History]) -> Any:
-    """The search from where histories end: its six tensors and the new histories."""
+    """The search from where histories end: its six tensors and the new histories, on the graphs' device."""
+    device = inputs[0].device
     lists = [tokens for tokens, _ in history]
     frames = counts_to_splits(torch.tensor([x.dim0 for x in lists], dtype=torch.int64))
-    sizes = torch.cat([x.shape.counts(1) for x in lists]) if lists else torch.zeros(0, dtype=torch.int64)
-    states, scores = (
-        torch.cat(x) if x else torch.zeros(0) for x in ([x.values for x in lists], [scores for _, scores in history])
+    empty = torch.zeros(0, dtype=torch.int64)
+    sizes, states, scores = (
+        torch.cat([empty.to(device), *(x.to(device) for x in parts)])
+        for parts in ([x.shape.counts(1) for x in lists], [x.values for x in lists], [scores for _, scores in history])
     )
-    *result, frames, tokens, states, scores = call(
-        "fsa_intersect_dense_online", *inputs, frames, counts_to_splits(sizes), states.int(), scores.float()
+    *result, frames, tokens, states, scores = _search(device, "_online")(
+        *inputs, frames, counts_to_splits(sizes), states.int(), scores.float()
     )
-    frames, tokens, states, scores = (x.cpu() for x in (frames, tokens, states, scores))
-    new, all_tokens = [], RaggedTensor(RaggedShape(splits=[frames, tokens]), states)
-    begin = tokens.long()[frames.long()].tolist()
+    new, all_tokens = [], RaggedTensor(RaggedShape(splits=[frames.to(device), tokens]), states)
+    begin = tokens.long()[frames.to(device).long()].tolist()
     for i, (a, b) in enumerate(itertools.pairwise(begin)):
-        row = all_tokens.index(torch.tensor([i]))[0].remove_axis(0)
+        row = all_tokens.index(torch.tensor([i], device=device))[0].remove_axis(0)
         new.append((row, scores[a:b]))
     return *result, new
 

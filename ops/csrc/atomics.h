@@ -23,6 +23,14 @@ LATTICA_BOTH inline int32_t atomic_add(int32_t* p, int32_t x) {
 #endif
 }
 
+LATTICA_BOTH inline uint64_t atomic_add(uint64_t* p, uint64_t x) {
+#ifdef __CUDA_ARCH__
+  return atomicAdd(reinterpret_cast<unsigned long long*>(p), static_cast<unsigned long long>(x));
+#else
+  return std::atomic_ref<uint64_t>(*p).fetch_add(x, std::memory_order_relaxed);
+#endif
+}
+
 // For many threads that count in few places: on a GPU those of a warp that add to one place do so once.
 LATTICA_BOTH inline void atomic_count(int32_t* p) {
 #ifdef __CUDA_ARCH__
@@ -56,6 +64,15 @@ LATTICA_BOTH T atomic_load(const T* p) {
   return *static_cast<const volatile T*>(p);
 #else
   return std::atomic_ref<T>(*const_cast<T*>(p)).load(std::memory_order_relaxed);
+#endif
+}
+
+template <typename T>
+LATTICA_BOTH void atomic_store(T* p, T x) {
+#ifdef __CUDA_ARCH__
+  *static_cast<volatile T*>(p) = x;
+#else
+  std::atomic_ref<T>(*p).store(x, std::memory_order_relaxed);
 #endif
 }
 

@@ -3,13 +3,17 @@
 // A token is a state that is active between two frames, with the score of the best path to it. Going forward keeps only tokens;
 // going back walks the arcs again, from each token to those of the next frame that lie on a good path to the end, and keeps those
 // whose best path falls at most output_beam behind the best of all. So memory is tokens and what is returned, not all arcs tried.
+// States of the result are ordered by frame and state of the graph, and of equal tokens the one of the lower state is the better:
+// nothing depends on the order of the search.
 #pragma once
 
 #include <algorithm>
-#include <iterator>
+#include <functional>
 #include <limits>
+#include <utility>
 #include <vector>
 
+#include "atomics.h"
 #include "fsa.h"
 
 namespace lattica {
@@ -47,7 +51,7 @@ class DenseIntersecter {
   // Labels of the graph must be below num_labels.
   DenseIntersecter(const FsaView& graph, const float* arc_scores, const DenseView& dense, const Beams& beams)
       : graph_(graph), arc_scores_(arc_scores), dense_(dense), beams_(beams), state_score_(graph.num_states, kNone),
-        state_token_(graph.num_states), row_(dense.num_labels + 1, kNone), frames_(1), links_(dense.num_frames + 1) {
+        state_token_(graph.num_states, -1), row_(dense.num_labels + 1, kNone), frames_(1), links_(dense.num_frames + 1) {
     frames_.reserve(dense.num_frames + 2);
   }
 
@@ -62,13 +66,17 @@ class DenseIntersecter {
   }
 
   void search() {
-    if (graph_.num_states == 0) return;
+    if (graph_.num_states == 0) {
+      history_.frame_ends.assign(dense_.num_frames + 1, 0);
+      return;
+    }
     if (!resumed_) frames_[0] = {{0, 0.0f}};
     for (int32_t t = static_cast<int32_t>(frames_.size()) - 1; t < dense_.num_frames; ++t) advance(t);
+    if (keep_history_) save_history();
     if (finish()) {
       for (int32_t t = dense_.num_frames - 1; t >= 0; --t) retreat(t);
       number();
-    } else if (!keep_history_) {
+    } else {
       release(&frames_);
     }
     release(&state_score_);  // the result is what stays in memory, not tables over the graph's states
@@ -88,7 +96,6 @@ class DenseIntersecter {
       number_states(t + 1);
       for (size_t i = 0; i < frames_[t].size(); ++i) {
         const Token& from = frames_[t][i];
-        if (from.number < 0) continue;
         out.state_splits[from.number] = out.first_arc + k;
         for (int32_t j = i == 0 ? 0 : frames_[t][i - 1].links_end; j < from.links_end; ++j, ++k) {
           const int32_t a = links_[t][j], label = last ? -1 : graph_.arcs[a].label;
@@ -104,14 +111,7 @@ class DenseIntersecter {
     release(&state_token_);
   }
 
-  TokenHistory history() const {
-    TokenHistory ans;
-    for (int32_t t = 0; t <= dense_.num_frames && t < static_cast<int32_t>(frames_.size()); ++t) {  // not the final one
-      for (const Token& token : frames_[t]) ans.states.push_back(token.state), ans.scores.push_back(token.forward);
-      ans.frame_ends.push_back(static_cast<int32_t>(ans.states.size()));
-    }
-    return ans;
-  }
+  const TokenHistory& history() const { return history_; }
 
  private:
   static constexpr float kNone = -std::numeric_limits<float>::infinity();
@@ -119,7 +119,7 @@ class DenseIntersecter {
     int32_t state;
     float forward;
     float backward = kNone;  // -inf: on no path that is good enough
-    int32_t number = -1;     // in the result; -2: reached, number to come
+    int32_t number = -1;     // in the result
     int32_t links_end = 0;   // of the links that leave it, which follow those of the token before
   };
 
@@ -170,27 +170,35 @@ class DenseIntersecter {
     prune(best, &next);
   }
 
+  // Greater for better scores, and of equal ones for lower states.
+  static uint64_t rank(const Token& token) {
+    return static_cast<uint64_t>(ordered(token.forward)) << 32 | ~static_cast<uint32_t>(token.state);
+  }
+
   void prune(float best, std::vector<Token>* tokens) {
-    const size_t n = tokens->size();
-    float cutoff = best - beams_.search;
-    const auto nth_best = [&](size_t k) {  // the score of which k tokens are at least as good
-      ranks_.clear();
-      for (const Token& token : *tokens) ranks_.push_back(token.forward);
-      std::nth_element(ranks_.begin(), ranks_.begin() + (k - 1), ranks_.end(), [](float x, float y) { return x > y; });
-      return ranks_[k - 1];
-    };
+    const size_t n = tokens->size(), most = beams_.max_active, least = std::min<size_t>(n, beams_.min_active);
+    const float cutoff = best - beams_.search;
     size_t above = 0;
     for (const Token& token : *tokens) above += token.forward >= cutoff;
-    if (above > static_cast<size_t>(beams_.max_active)) {
-      cutoff = nth_best(beams_.max_active);
-    } else if (above < static_cast<size_t>(beams_.min_active) && above < n) {
-      cutoff = nth_best(std::min<size_t>(n, beams_.min_active));
+    if (above >= least && above <= most) {
+      if (above < n) std::erase_if(*tokens, [&](const Token& token) { return !(token.forward >= cutoff); });
+      return;
     }
-    if (n == above && above <= static_cast<size_t>(beams_.max_active)) return;
-    int32_t count = 0;
-    for (size_t i = 0; i < n; ++i)
-      if ((*tokens)[i].forward >= cutoff && count < beams_.max_active) (*tokens)[count++] = (*tokens)[i];
-    tokens->resize(count);
+    const size_t k = above > most ? most : least;
+    if (k == n) return;
+    ranks_.clear();
+    for (const Token& token : *tokens) ranks_.push_back(rank(token));
+    std::nth_element(ranks_.begin(), ranks_.begin() + (k - 1), ranks_.end(), std::greater<uint64_t>());
+    std::erase_if(*tokens, [&](const Token& token) { return rank(token) < ranks_[k - 1]; });
+  }
+
+  void save_history() {
+    for (std::vector<Token>& tokens : frames_) {
+      const auto by_state = [](const Token& x, const Token& y) { return x.state < y.state; };
+      if (!std::is_sorted(tokens.begin(), tokens.end(), by_state)) std::sort(tokens.begin(), tokens.end(), by_state);
+      for (const Token& token : tokens) history_.states.push_back(token.state), history_.scores.push_back(token.forward);
+      history_.frame_ends.push_back(static_cast<int32_t>(history_.states.size()));
+    }
   }
 
   // Arcs into the final state take no frame. False if there is no path.
@@ -208,16 +216,17 @@ class DenseIntersecter {
       for (const Token& token : last) best = std::max(best, token.forward);
     if (!(best > kNone)) return false;
     cutoff_ = best - beams_.output;
-    std::vector<int32_t>& links = links_[dense_.num_frames];
+    found_.clear();
     for (Token& token : last) {
       const auto add = [&](int32_t arc, float score) {
         if (token.forward + score < cutoff_) return;
         token.backward = std::max(token.backward, score);
-        links.push_back(arc);
+        found_.push_back(arc);
       };
       if (partial) add(-1, 0.0f); else each_end(token, add);
-      token.links_end = static_cast<int32_t>(links.size());
+      token.links_end = static_cast<int32_t>(found_.size());
     }
+    keep_good(dense_.num_frames);
     return true;
   }
 
@@ -226,6 +235,24 @@ class DenseIntersecter {
     const float* frame = row(t);
     const std::vector<Token>& next = frames_[t + 1];
     for (const Token& token : next) state_score_[token.state] = token.backward;
+    find_links(t, frame, [&](const Token& token, float, float rest, int32_t) {
+      return token.forward + rest >= cutoff_ && rest != kNone;
+    });
+    // Rounding may put the best way to a good token below the beam. It stays, so that the lattice is connected.
+    if (std::any_of(next.begin(), next.end(), [&](const Token& token) { return state_token_[token.state] != t; })) {
+      std::vector<float> forward(graph_.num_states, kNone);
+      for (const Token& token : next) forward[token.state] = token.forward;
+      find_links(t, frame, [&](const Token& token, float score, float rest, int32_t dest) {
+        return rest != kNone && (token.forward + rest >= cutoff_ || token.forward + score == forward[dest]);
+      });
+    }
+    for (const Token& token : next) state_score_[token.state] = kNone;
+    keep_good(t);
+  }
+
+  // Into found_; states that are reached get t in state_token_.
+  template <typename F>
+  void find_links(int32_t t, const float* frame, const F& is_good) {
     found_.clear();
     for (Token& token : frames_[t]) {
       const int32_t end = graph_.end(token.state);
@@ -234,48 +261,46 @@ class DenseIntersecter {
         const Arc& arc = graph_.arcs[a];
         const float after = state_score_[arc.dest];
         if (after == kNone) continue;
-        const float rest = (arc_scores_[a] + frame[arc.label]) + after;
-        if (!(token.forward + rest >= cutoff_) || rest == kNone) continue;
+        const float score = arc_scores_[a] + frame[arc.label], rest = score + after;
+        if (!is_good(token, score, rest, arc.dest)) continue;
+        state_token_[arc.dest] = t;
         found_.push_back(a);
         top = std::max(top, rest);
       }
       token.backward = top;
       token.links_end = static_cast<int32_t>(found_.size());
     }
-    links_[t].assign(found_.begin(), found_.end());
-    for (const Token& token : next) state_score_[token.state] = kNone;
-    if (!keep_history_) drop_useless(&frames_[t + 1]);
   }
 
-  // Tokens on no good path have no links, so that nothing refers to them.
-  static void drop_useless(std::vector<Token>* tokens) {
+  // Only tokens with good links stay, in the order of their states; the links, found_ so far, go with them.
+  void keep_good(int32_t t) {
     std::vector<Token> good;
-    const auto is_good = [](const Token& token) { return token.backward != kNone; };
-    good.reserve(std::count_if(tokens->begin(), tokens->end(), is_good));
-    std::copy_if(tokens->begin(), tokens->end(), std::back_inserter(good), is_good);
-    tokens->swap(good);
+    good.reserve(std::count_if(frames_[t].begin(), frames_[t].end(), [](const Token& token) { return token.backward != kNone; }));
+    int32_t begin = 0;
+    for (const Token& token : frames_[t]) {
+      if (token.links_end == begin) continue;
+      good.push_back(token);
+      good.back().number = std::exchange(begin, token.links_end);  // where its links begin, until it has a number
+    }
+    const auto by_state = [](const Token& x, const Token& y) { return x.state < y.state; };
+    if (std::is_sorted(good.begin(), good.end(), by_state)) {
+      links_[t].assign(found_.begin(), found_.end());
+    } else {
+      std::sort(good.begin(), good.end(), by_state);
+      links_[t].reserve(found_.size());
+      for (Token& token : good) {
+        links_[t].insert(links_[t].end(), found_.begin() + token.number, found_.begin() + token.links_end);
+        token.links_end = static_cast<int32_t>(links_[t].size());
+      }
+    }
+    frames_[t].swap(good);
   }
 
-  // Number the tokens that good links reach, frame by frame.
   void number() {
     frames_.push_back({{graph_.final_state(), 0.0f, 0.0f}});
-    frames_[0][0].number = 0;
-    num_states_ = 1;
-    for (int32_t t = 0; t <= dense_.num_frames; ++t) {
-      std::vector<Token>& next = frames_[t + 1];
-      for (size_t j = 0; j < next.size(); ++j) state_token_[next[j].state] = static_cast<int32_t>(j);
-      int32_t begin = 0;
-      for (const Token& from : frames_[t]) {
-        if (from.number >= 0) {
-          for (int32_t j = begin; j < from.links_end; ++j)
-            next[t == dense_.num_frames ? 0 : state_token_[graph_.arcs[links_[t][j]].dest]].number = -2;
-          num_arcs_ += from.links_end - begin;
-        }
-        begin = from.links_end;
-      }
-      for (Token& token : next)
-        if (token.number == -2) token.number = num_states_++;
-    }
+    for (std::vector<Token>& tokens : frames_)
+      for (Token& token : tokens) token.number = num_states_++;
+    for (const std::vector<int32_t>& links : links_) num_arcs_ += static_cast<int64_t>(links.size());
   }
 
   const FsaView graph_;
@@ -285,7 +310,8 @@ class DenseIntersecter {
   // By state, within a frame: its score as a token, forward or backward (-inf: none), and which token it is.
   std::vector<float> state_score_;
   std::vector<int32_t> state_token_;
-  std::vector<float> row_, ranks_;
+  std::vector<float> row_;
+  std::vector<uint64_t> ranks_;
   std::vector<int32_t> touched_;
   std::vector<std::vector<Token>> frames_;
   // For each frame the good arcs out of its tokens, -1 for the end of a partial path; with the graph's arcs large as it is, a
@@ -293,6 +319,7 @@ class DenseIntersecter {
   std::vector<int32_t> found_;
   std::vector<std::vector<int32_t>> links_;
   bool resumed_ = false, keep_history_ = false;
+  TokenHistory history_;
   float cutoff_ = kNone;
   int32_t num_states_ = 0;
   int64_t num_arcs_ = 0;

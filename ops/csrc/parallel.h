@@ -21,10 +21,10 @@ __global__ void for_each_kernel(int64_t n, F f) {
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride) f(i);
 }
 
-template <typename F>
-__global__ void for_each_upto_kernel(const int32_t* n, F f) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < *n; i += stride) f(i);
+template <typename Count, typename F>
+__global__ void for_each_upto_kernel(const Count* n, F f) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x, end = static_cast<int64_t>(*n);
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < end; i += stride) f(i);
 }
 
 struct CudaBackend {
@@ -32,8 +32,8 @@ struct CudaBackend {
 
   // The same with n in the device's memory: a loop over what an earlier kernel counted, without asking the GPU how much that was.
   // The grid fills a large GPU; each of its threads takes every so-many-th index. f must not change *n.
-  template <typename F>
-  void for_each_upto(const int32_t* n, F f) const {
+  template <typename Count, typename F>
+  void for_each_upto(const Count* n, F f) const {
     for_each_upto_kernel<<<1056, 256, 0, stream>>>(n, f);
   }
 
@@ -43,6 +43,12 @@ struct CudaBackend {
     constexpr int64_t kThreads = 256, kMaxBlocks = 1 << 16;
     const int64_t blocks = (n + kThreads - 1) / kThreads;
     for_each_kernel<<<static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks), kThreads, 0, stream>>>(n, f);
+  }
+
+  // In the order of the kernels. `from` may be on the CPU, and may be changed as soon as copy() is back.
+  void fill(void* to, int byte, int64_t bytes) const { cudaMemsetAsync(to, byte, static_cast<size_t>(bytes), stream); }
+  void copy(void* to, const void* from, int64_t bytes) const {
+    cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault, stream);
   }
 };
 
@@ -54,6 +60,7 @@ struct CudaBackend {
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #ifdef __SANITIZE_THREAD__
 #include <thread>
 #include <vector>
@@ -64,9 +71,9 @@ namespace lattica {
 // Threads are torch's own (torch.set_num_threads). Each fetches a small share of the indexes at a time, because utterances
 // differ in length and equal shares would leave one thread waiting. f must not throw.
 struct CpuBackend {
-  template <typename F>
-  void for_each_upto(const int32_t* n, const F& f) const {
-    for_each(*n, f);
+  template <typename Count, typename F>
+  void for_each_upto(const Count* n, const F& f) const {
+    for_each(static_cast<int64_t>(*n), f);
   }
 
   template <typename F>
@@ -95,6 +102,13 @@ struct CpuBackend {
       }
     });
 #endif
+  }
+
+  void fill(void* to, int byte, int64_t bytes) const {
+    if (bytes > 0) std::memset(to, byte, static_cast<size_t>(bytes));
+  }
+  void copy(void* to, const void* from, int64_t bytes) const {
+    if (bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));
   }
 };
 

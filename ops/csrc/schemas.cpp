@@ -84,6 +84,14 @@ STABLE_TORCH_LIBRARY(lattica, m) {
         "Tensor segments, Tensor a_index, Tensor b_index, float search_beam, float output_beam, int min_active, "
         "int max_active, bool allow_partial, Tensor frame_splits, Tensor token_splits, Tensor token_states, "
         "Tensor token_scores) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // Both frame by frame for a whole batch, as GPUs do; segments, a_index, b_index and frame_splits lie on the CPU.
+  m.def("fsa_intersect_dense_batch(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, Tensor log_probs, "
+        "Tensor segments, Tensor a_index, Tensor b_index, float search_beam, float output_beam, int min_active, "
+        "int max_active, bool allow_partial, bool want_frame) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("fsa_intersect_dense_batch_online(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, "
+        "Tensor log_probs, Tensor segments, Tensor a_index, Tensor b_index, float search_beam, float output_beam, "
+        "int min_active, int max_active, bool allow_partial, Tensor frame_splits, Tensor token_splits, Tensor token_states, "
+        "Tensor token_scores) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   // CTC on the graphs of label sequences, and alignments: see ops/ctc_loss.py and ops/forced_align.py.
   m.def("fsa_ctc_read(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor? aux) -> (Tensor, Tensor, Tensor)");
   m.def("fsa_ctc_loss(Tensor log_probs, Tensor segments, Tensor token_splits, Tensor tokens, Tensor skips, "

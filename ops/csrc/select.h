@@ -19,8 +19,8 @@ struct Selection {
 };
 
 // item(i, &group, &key): keys below 2^bits, bits a multiple of 8.
-template <typename Backend, typename Item>
-void select_kth(const Backend& backend, const Selection& s, int64_t num_groups, const int32_t* num_items, const Item& item, int bits) {
+template <typename Backend, typename Count, typename Item>
+void select_kth(const Backend& backend, Selection s, int64_t num_groups, const Count* num_items, Item item, int bits) {
   for (int shift = bits - 8; shift >= 0; shift -= 8) {
     const bool first = shift == bits - 8;
     backend.for_each_upto(num_items, [=] LATTICA_BOTH(int64_t i) {

@@ -110,7 +110,7 @@ Tensors10 fsa_intersect_dense_online_cpu(
   for (int64_t i = 0; i < batch.n; ++i) {
     const int32_t lists = frames[i + 1] - frames[i], num_states = batch.graphs[batch.a_index[i]].num_states;
     STD_TORCH_CHECK(lists <= batch.segments[3 * batch.b_index[i] + 2] + 1, "segment ", i, " is shorter than its history");
-    if (lists > 0)
+    if (lists > 0 && num_states > 0)
       STD_TORCH_CHECK(tokens[frames[i] + 1] == tokens[frames[i]] + 1, "the history of segment ", i, " must begin with one token");
     for (int32_t k = tokens[frames[i]]; k < tokens[frames[i + 1]]; ++k)
       STD_TORCH_CHECK(states[k] >= 0 && states[k] < num_states, "token ", k, " is in no state of the graph");
