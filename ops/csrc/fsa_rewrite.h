@@ -25,8 +25,8 @@ class EpsilonRemover {
     const int32_t n = fsa_.num_states;
     if (n == 0) return std::move(out_);
     // Kept are the start and the states that a real label leads to, in their old order: what was top-sorted stays so.
-    std::vector<char> seen;
-    mark_accessible(fsa_, &seen);
+    std::vector<char> seen(n);
+    mark_accessible(fsa_, seen.data());
     std::vector<int32_t> number(n, -1), states{0};
     number[0] = 0;
     for (int32_t s = 0; s < n; ++s)

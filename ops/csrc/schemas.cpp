@@ -75,6 +75,10 @@ STABLE_TORCH_LIBRARY(lattica, m) {
         "(Tensor, Tensor, Tensor, Tensor)");
   m.def("fsa_potentials(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, bool log_semiring, "
         "float tolerance, int max_sweeps) -> Tensor");
+  // Values of arcs by an arc map: see ops/fsa_pick.py.
+  m.def("fsa_pick(Tensor src, Tensor map, float filler) -> Tensor");
+  m.def("fsa_pick_sum(Tensor src, Tensor map_splits, Tensor map) -> Tensor");
+  m.def("fsa_pick_lists(Tensor src, Tensor map_splits, Tensor map, float filler) -> (Tensor, Tensor)");
   // See ops/dense.py.
   m.def("fsa_intersect_dense(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, Tensor log_probs, "
         "Tensor segments, Tensor a_index, Tensor b_index, float search_beam, float output_beam, int min_active, "

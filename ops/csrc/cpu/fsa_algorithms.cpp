@@ -13,11 +13,14 @@
 namespace lattica {
 namespace {
 
+// f(fsa, renumbering) for each FSA.
 template <typename F>
-Tensors4 unary(const Tensor& fsa_splits, const Tensor& state_splits, const Tensor& arcs, const F& f) {
+Tensors4 renumbered(const Tensor& fsa_splits, const Tensor& state_splits, const Tensor& arcs, const F& f) {
   const FsaVecView fsas = fsa_view(fsa_splits, state_splits, arcs);
-  const Joined out = join(for_each_fsa(fsas.num_fsas, [&](int64_t i) { return f(fsas[i]); }), arcs);
-  return {out.fsa_splits, out.state_splits, out.arcs, out.map_a};
+  Renumberings out(fsas);
+  CpuBackend{}.for_each(fsas.num_fsas, [&](int64_t i) { f(fsas[i], &out.fsas[i]); });
+  const Joined joined = renumber(fsas, out, arcs);
+  return {joined.fsa_splits, joined.state_splits, joined.arcs, joined.map_a};
 }
 
 template <typename F>
@@ -30,11 +33,24 @@ Tensors5 unary_lists(const Tensor& fsa_splits, const Tensor& state_splits, const
 }
 
 Tensors4 fsa_connect_cpu(const Tensor& fsa_splits, const Tensor& state_splits, const Tensor& arcs) {
-  return unary(fsa_splits, state_splits, arcs, connect);
+  const FsaVecView fsas = fsa_view(fsa_splits, state_splits, arcs);
+  std::vector<char> marks(2 * (state_splits.size(0) - 1));  // first from the starts, then from the ends
+  char* const ends = marks.data() + state_splits.size(0) - 1;
+  CpuBackend{}.for_each(2 * fsas.num_fsas, [&](int64_t k) {
+    const int64_t i = k / 2, first = fsas.fsa_splits[i];
+    if (k % 2) mark_coaccessible(fsas[i], ends + first);
+    else mark_accessible(fsas[i], marks.data() + first);
+  });
+  Renumberings out(fsas);
+  CpuBackend{}.for_each(fsas.num_fsas, [&](int64_t i) {
+    connect(fsas[i], marks.data() + fsas.fsa_splits[i], ends + fsas.fsa_splits[i], &out.fsas[i]);
+  });
+  const Joined joined = renumber(fsas, out, arcs);
+  return {joined.fsa_splits, joined.state_splits, joined.arcs, joined.map_a};
 }
 
 Tensors4 fsa_top_sort_cpu(const Tensor& fsa_splits, const Tensor& state_splits, const Tensor& arcs) {
-  return unary(fsa_splits, state_splits, arcs, top_sort);
+  return renumbered(fsa_splits, state_splits, arcs, top_sort);
 }
 
 Tensor fsa_properties_cpu(const Tensor& fsa_splits, const Tensor& state_splits, const Tensor& arcs) {
@@ -146,8 +162,8 @@ Tensors4 fsa_minimize_cpu(const Tensor& fsa_splits, const Tensor& state_splits, 
   check_scores(scores, "scores", arcs.size(0));
   check_ints(aux, "aux");
   STD_TORCH_CHECK(aux.size(0) == arcs.size(0) && delta > 0, "aux must have one entry for each arc, and delta must be positive");
-  return unary(fsa_splits, state_splits, arcs, [&](const FsaView& fsa) {
-    return Minimizer(fsa, const_data<double>(scores), const_data<int32_t>(aux), delta).run();
+  return renumbered(fsa_splits, state_splits, arcs, [&](const FsaView& fsa, Renumbering* out) {
+    Minimizer(fsa, const_data<double>(scores), const_data<int32_t>(aux), delta).run(out);
   });
 }
 
