@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ops import build, reference
+from ops import build, fsa_fakes, reference  # noqa: F401 (the fakes register themselves)
 from ops.ragged import RaggedShape, RaggedTensor, index_and_sum
 
 _DTYPES = (torch.int32, torch.int64, torch.float32, torch.float64)
@@ -56,18 +56,3 @@ def _plain(value: Tensor, arc_map: Tensor) -> bool:
 def _fits(filler: float, dtype: torch.dtype) -> bool:
     """Whether a number of this dtype is the filler exactly, or it is a floating one."""
     return dtype.is_floating_point or (filler == int(filler) and abs(filler) < 2**31)
-
-
-@build.when_loaded
-def _register() -> None:
-    @torch.library.register_fake("lattica::fsa_pick")
-    def fake(src: Tensor, arc_map: Tensor, filler: float) -> Tensor:
-        return src.new_empty(arc_map.shape[0])
-
-    @torch.library.register_fake("lattica::fsa_pick_sum")
-    def fake_sum(src: Tensor, map_splits: Tensor, arc_map: Tensor) -> Tensor:
-        return src.new_empty(map_splits.shape[0] - 1)
-
-    @torch.library.register_fake("lattica::fsa_pick_lists")
-    def fake_lists(src: Tensor, map_splits: Tensor, arc_map: Tensor, filler: float) -> tuple[Tensor, Tensor]:
-        return torch.empty_like(map_splits), src.new_empty(torch.library.get_ctx().new_dynamic_size())

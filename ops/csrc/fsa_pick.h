@@ -9,7 +9,7 @@
 
 namespace lattica {
 
-constexpr int64_t kPickBlock = 1 << 14;  // elements a task: what is smaller than this is not worth waking a thread
+constexpr int64_t kPickBlock = 1 << 17;  // elements a task: for less than a tenth of a millisecond no thread is woken
 
 // Whether all entries lie in [-1, size).
 template <typename Backend>

@@ -1,4 +1,4 @@
-// connect and top_sort: keep the useful states; order states so that arcs go up. Properties. One FSA a call.
+// connect, keep and top_sort: keep the useful states, those of some arcs; order states so that arcs go up. Properties. One FSA a call.
 #pragma once
 
 #include "fsa.h"
@@ -11,6 +11,18 @@ inline void connect(const FsaView& fsa, const char* from_start, const char* to_f
   if (fsa.num_states == 0 || !to_final[0]) return;
   for (int32_t s = 0; s < fsa.num_states; ++s)
     if (from_start[s] & to_final[s]) out->append(s);
+}
+
+// All states, or those that arcs of the mask touch, the start and the final state, in their old order.
+inline void keep(const FsaView& fsa, const bool* arc_mask, bool all_states, Renumbering* out) {
+  if (fsa.num_states == 0) return;
+  int32_t* const order = out->order;
+  std::fill(order, order + fsa.num_states, all_states ? 0 : -1);
+  order[0] = order[fsa.final_state()] = 0;
+  for (int32_t a = fsa.first_arc(); a < fsa.first_arc() + fsa.num_arcs(); ++a)
+    if (arc_mask[a]) order[fsa.arcs[a].src] = order[fsa.arcs[a].dest] = 0;
+  for (int32_t s = 0; s < fsa.num_states; ++s)
+    if (order[s] == 0) out->append(s);
 }
 
 // Kahn's algorithm on the states reached from the start, first come first served, self-loops left out of account. The final state

@@ -56,7 +56,7 @@ inline FsaVecView fsa_view(const Tensor& fsa_splits, const Tensor& state_splits,
   const FsaVecView view{fsa_splits.size(0) - 1, const_data<int32_t>(fsa_splits), const_data<int32_t>(state_splits),
                         const_data<Arc>(arcs)};
   std::atomic<bool> all_good{true};
-  constexpr int64_t kBlock = 1 << 14;  // states a task
+  constexpr int64_t kBlock = 1 << 16;  // states a task
   const int64_t num_states = state_splits.size(0) - 1;
   CpuBackend{}.for_each((num_states + kBlock - 1) / kBlock, [&](int64_t block) {
     const int32_t begin = static_cast<int32_t>(block * kBlock);
@@ -209,7 +209,7 @@ inline Joined renumber(const FsaVecView& fsas, const Renumberings& renumberings,
   const int64_t num_states = first[n];
   // f(new state, FSA, its renumbering, old state) for every new state.
   const auto for_each_state = [&](const auto& f) {
-    for_each_block(CpuBackend{}, num_states, 1 << 12, [&](int64_t begin, int64_t end) {
+    for_each_block(CpuBackend{}, num_states, 1 << 15, [&](int64_t begin, int64_t end) {
       int64_t i = std::upper_bound(first, first + n + 1, static_cast<int32_t>(begin)) - first - 1;
       for (int64_t s = begin; s < end; ++s) {
         while (s >= first[i + 1]) ++i;

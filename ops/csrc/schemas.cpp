@@ -54,6 +54,9 @@ STABLE_TORCH_LIBRARY(lattica, m) {
         "bool log_semiring, bool want_shares) -> (Tensor, Tensor, Tensor)");
   m.def("fsa_state_scores_grad(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, bool forward, "
         "bool log_semiring, Tensor state_scores, Tensor best, Tensor shares, Tensor state_grad) -> Tensor");
+  m.def("fsa_arc_post(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, Tensor forward, Tensor backward) -> Tensor");
+  m.def("fsa_arc_post_grad(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor forward, Tensor post_grad) -> "
+        "(Tensor arc_grad, Tensor forward_grad, Tensor backward_grad)");
   m.def("fsa_shortest_path(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor best) -> "
         "(Tensor, Tensor, Tensor, Tensor)");
   m.def("fsa_random_paths(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor shares, Tensor path_splits, int seed) -> "
@@ -62,6 +65,8 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   m.def("fsa_properties(Tensor fsa_splits, Tensor state_splits, Tensor arcs) -> Tensor");
   m.def("fsa_ctc_graph(Tensor row_splits, Tensor symbols, bool modified) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("fsa_connect(Tensor fsa_splits, Tensor state_splits, Tensor arcs) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("fsa_keep(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor arc_mask, bool all_states) -> "
+        "(Tensor, Tensor, Tensor, Tensor)");
   m.def("fsa_top_sort(Tensor fsa_splits, Tensor state_splits, Tensor arcs) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("fsa_arc_sort(Tensor state_splits, Tensor arcs) -> Tensor");
   m.def("fsa_intersect(Tensor a_fsa_splits, Tensor a_state_splits, Tensor a_arcs, Tensor a_labels, Tensor b_fsa_splits, "
