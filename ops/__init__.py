@@ -5,12 +5,10 @@ Importing compiles nothing; the first op that is called does (see ops/build). op
 
 import torch
 
-from ops import autograd, dense_fsa_vec, fsa_algo, fsa_properties, ragged, sparse, utils
+from ops import autograd, dense_fsa_vec, fsa_algo, fsa_properties, ragged, sparse, utils, version
 from ops.algorithms import (
     add_epsilon_self_loops,
     arc_sort,
-    cat,
-    closure,
     compose,
     connect,
     expand_ragged_attributes,
@@ -19,10 +17,7 @@ from ops.algorithms import (
     invert,
     prune_on_arc_post,
     remove_epsilon_self_loops,
-    replace_fsa,
-    reverse,
     top_sort,
-    union,
 )
 from ops.ctc_decoder import CTCDecoder, CTCDecoderLM, CTCDecoderLMState, CTCHypothesis, ctc_decoder
 from ops.ctc_loss import CtcLoss, ctc_loss
@@ -60,6 +55,7 @@ from ops.ragged import (
     index_select,
     simple_ragged_index_select,
 )
+from ops.rational import cat, closure, replace_fsa, reverse, union
 from ops.relative_attention import relative_attention
 from ops.rewrite import (
     DeterminizeWeightPushingType,
@@ -103,6 +99,7 @@ from ops.topologies import (
     trivial_graph,
 )
 from ops.utils import index_fsa, monotonic_lower_bound, random_fsa, random_fsa_vec
+from ops.version import __version__
 
 with_cuda = torch.version.cuda is not None  # k2's name for it: whether CUDA can be used where there is a GPU
 
@@ -127,6 +124,7 @@ __all__ = [
     "RnntDecodingStreams",
     "SymbolTable",
     "TokenSpan",
+    "__version__",
     "add_epsilon_self_loops",
     "arc_sort",
     "autograd",
@@ -224,6 +222,7 @@ __all__ = [
     "trivial_graph",
     "union",
     "utils",
+    "version",
     "with_cuda",
     "without_path",
 ]

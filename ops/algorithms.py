@@ -1,4 +1,4 @@
-"""Algorithms on automata that pick or pair arcs: connect, sort, intersect, compose, union, closure, reverse, replace.
+"""Algorithms on automata that pick, pair or split arcs: connect, sort, intersect, compose, expand, invert.
 
 Each takes an Fsa or an FsaVec (then works on every FSA) and returns the same kind; scores and attributes follow the
 arcs (see fsa_attributes.py), gradients too. Inputs stay as they are.
@@ -6,7 +6,9 @@ arcs (see fsa_attributes.py), gradients too. Inputs stay as they are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -63,7 +65,8 @@ def _pairs(a: Fsa, b: Fsa, what: str) -> tuple[Tensor, Tensor]:
     if na != nb and 1 not in (na, nb):
         raise ValueError(f"{what}: a_fsa has {na} FSAs and b_fsa {nb}; need equal numbers, or one of either")
     n = 0 if 0 in (na, nb) else max(na, nb)
-    return torch.arange(n) % max(na, 1), torch.arange(n) % max(nb, 1)
+    each, first = torch.arange(n, dtype=torch.int32), torch.zeros(n, dtype=torch.int32)
+    return first if na == 1 else each, first if nb == 1 else each
 
 
 def intersect(a_fsa: Fsa, b_fsa: Fsa, treat_epsilons_specially: bool = True, ret_arc_maps: bool = False) -> Any:
@@ -145,25 +148,12 @@ def compose(
 # ---- states and arcs taken out or put in ----
 
 
-def keep(fsa: Fsa, arc_mask: Tensor, state_mask: Tensor | None = None) -> tuple[Fsa, Tensor]:
-    """Keep the masked arcs and states (all by default); kept arcs must link kept states. Returns the Fsa and arc
-    map.
+def keep(fsa: Fsa, arc_mask: Tensor, all_states: bool = True) -> tuple[Fsa, Tensor]:
+    """Keep the masked arcs, and all states or only those that they touch, the start and the final state. Also returns
+    the arc map.
     """
-    vec = fsa.as_vec()
-    if state_mask is None:
-        state_mask = torch.ones(vec._shape.tot_size(1), dtype=torch.bool, device=fsa.device)
-    arc_map = arc_mask.nonzero().squeeze(1)
-    rank = state_mask.cumsum(0) - 1  # new number over the whole vector
-    fsa_ids = vec._shape.row_ids(1).long()
-    fsa_splits = counts_to_splits(torch.bincount(fsa_ids[state_mask], minlength=vec._shape.dim0))
-    src = vec._shape.row_ids(2).long()[arc_map]
-    arc_fsa = fsa_ids[src]
-    dest = vec._shape.row_splits(1).long()[arc_fsa] + vec.arcs3[arc_map, 1]
-    begin = fsa_splits.long()[arc_fsa]
-    arcs3 = torch.stack([rank[src] - begin, rank[dest] - begin, vec.arcs3[arc_map, 2]], dim=1).int()
-    state_splits = ids_to_splits(rank[src].int(), int(fsa_splits[-1]))
-    ans = fsa_from_unary_function_tensor(fsa, arcs_of((fsa_splits, state_splits, arcs3), fsa.is_vec()), arc_map.int())
-    return ans, arc_map.int()
+    *arcs, arc_map = call("fsa_keep", *fsa.splits(), fsa.arcs3, arc_mask, all_states)
+    return fsa_from_unary_function_tensor(fsa, arcs_of(arcs, fsa.is_vec()), arc_map), arc_map
 
 
 def remove_epsilon_self_loops(fsa: Fsa) -> Fsa:
@@ -203,204 +193,42 @@ def prune_on_arc_post(fsas: Fsa, threshold_prob: float, use_double_scores: bool)
     """
     if not 0 < threshold_prob < 1:
         raise ValueError(f"threshold_prob must lie between 0 and 1, got {threshold_prob}")
-    from ops.scores import arc_places
-
-    post = fsas.get_arc_post(use_double_scores, True).detach()
-    arc_mask = post > torch.tensor(threshold_prob, dtype=torch.float64).log().item()
-    _, src, dest = arc_places(fsas)
-    vec = fsas.as_vec()
-    states = torch.zeros(vec._shape.tot_size(1), dtype=torch.bool, device=fsas.device)
-    states[src[arc_mask]] = True
-    states[dest[arc_mask]] = True
-    fsa_splits = vec._shape.row_splits(1).long()
-    some = fsa_splits[1:] > fsa_splits[:-1]
-    states[fsa_splits[:-1][some]] = True
-    states[fsa_splits[1:][some] - 1] = True
-    return keep(fsas, arc_mask, states)[0]
+    with torch.no_grad():
+        post = fsas.get_arc_post(use_double_scores, True)
+    return keep(fsas, post > math.log(threshold_prob), all_states=False)[0]
 
 
-# ---- automata from automata ----
+# ---- lists on arcs to chains of arcs ----
 
 
-def _rebuild(
-    src: Fsa, arcs: Tensor, state_of: Tensor, fsa_splits: Tensor, arc_map: Tensor, vec: bool
-) -> tuple[Fsa, Tensor]:
-    """An Fsa from unordered arcs whose source states, over the whole vector, are `state_of`."""
-    order = torch.argsort(state_of, stable=True)
-    state_splits = ids_to_splits(state_of[order].int(), int(fsa_splits[-1]))
-    arc_map = arc_map[order].int()
-    ans = fsa_from_unary_function_tensor(src, arcs_of((fsa_splits, state_splits, arcs[order].int()), vec), arc_map)
-    return ans, arc_map
+@dataclass
+class InnerStates:
+    """Where states and arcs are, over the whole vector, once every arc has got states of its own: see place_inner_states."""
+
+    fsa_splits: Tensor  # int32; all others int64, one entry an arc
+    arc_fsa: Tensor
+    src: Tensor
+    inner: Tensor  # the first of the arc's own states
+    dest: Tensor
 
 
-def _plain_final_aux(ans: Fsa, src: Fsa, arc_map: Tensor) -> None:
-    """Where a final arc became an ordinary one, its aux label -1 becomes 0 (in a ragged one: disappears)."""
-    changed = (arc_map >= 0) & (ans.labels != -1) & (src.labels[arc_map.long().clamp(min=0)] == -1) \
-        if src.num_arcs else arc_map < -1  # fmt: skip
-    for name, value in list(ans.named_tensor_attr(include_scores=False)):
-        if not name.startswith("aux_labels"):
-            continue
-        if isinstance(value, RaggedTensor):
-            drop = changed[value.shape.row_ids(1).long()] & (value.values == -1)
-            setattr(ans, name, value.keep(~drop))
-        else:
-            setattr(ans, name, torch.where(changed & (value == -1), 0, value))
-
-
-def _new_final_aux(ans: Fsa, arc_map: Tensor) -> None:
-    """The aux labels of final arcs that come from no arc are -1, too."""
-    new = (arc_map < 0) & (ans.labels == -1)
-    for name, value in list(ans.named_tensor_attr(include_scores=False)):
-        if name.startswith("aux_labels"):
-            if isinstance(value, Tensor):
-                setattr(ans, name, torch.where(new, -1, value))
-            else:
-                extra = RaggedTensor(
-                    RaggedShape(splits=[counts_to_splits(new)]), value.values.new_full((int(new.sum()),), -1)
-                )
-                setattr(ans, name, RaggedTensor.cat([value, extra], axis=1))
-
-
-def union(fsas: Fsa) -> Fsa:
-    """Accepts what any of the FSAs of the vector accepts: a new start leads to each of theirs by an epsilon, finals
-    are one.
-    """
-    if not fsas.is_vec():
-        raise ValueError("union takes an FsaVec: create_fsa_vec([a, b])")
-    fsa_splits = fsas._shape.row_splits(1).long()
-    counts = fsa_splits[1:] - fsa_splits[:-1]
-    some = counts > 0
-    body = (counts - 1).clamp(min=0)  # states other than the final one
-    begin = 1 + torch.cumsum(body, 0) - body
-    total = int(body.sum()) + 2
-    arc_fsa = fsas._shape.row_ids(1).long()[fsas._shape.row_ids(2).long()]
-    src, dest, label = fsas.arcs3.long().unbind(1)
-    final = dest == counts[arc_fsa] - 1
-    moved = torch.stack([src + begin[arc_fsa], torch.where(final, total - 1, dest + begin[arc_fsa]), label], dim=1)
-    starts = torch.where(body > 0, begin, total - 1)[some]
-    starts = starts[starts < total - 1]
-    opening = torch.stack([torch.zeros_like(starts), starts, torch.zeros_like(starts)], dim=1)
-    arcs = torch.cat([opening, moved])
-    arc_map = torch.cat([torch.full_like(starts, -1), torch.arange(fsas.num_arcs, device=fsas.device)])
-    splits = torch.tensor([0, total if bool(some.any()) else 0], dtype=torch.int32, device=fsas.device)
-    return _rebuild(fsas, arcs, arcs[:, 0], splits, arc_map, vec=False)[0]
-
-
-def closure(fsa: Fsa) -> Fsa:
-    """Accepts any number of repeats of what fsa accepts, none included: arcs to the final state lead back to the start.
-
-    They become epsilons. If other arcs enter the start, a new start is put before it, so that nothing ends in the
-    midst.
-    """
-    if fsa.is_vec():
-        raise ValueError("closure takes a single FSA")
-    num_states = max(fsa.shape[0] or 0, 2)  # without states it accepts nothing, its closure the empty string
-    src, dest, label = fsa.arcs3.long().unbind(1)
-    shift = int(bool((dest == 0).any()))
-    final = dest == num_states - 1
-    back = torch.stack([src + shift, torch.where(final, 0, dest + shift), torch.where(final, 0, label)], dim=1)
-    extra = [[0, num_states - 1 + shift, -1]] + ([[0, 1, 0]] if shift else [])
-    arcs = torch.cat([back, torch.tensor(extra, device=fsa.device)])
-    arc_map = torch.cat([torch.arange(fsa.num_arcs), torch.full((len(extra),), -1)]).to(fsa.device)
-    splits = torch.tensor([0, num_states + shift], dtype=torch.int32, device=fsa.device)
-    ans, arc_map = _rebuild(fsa, arcs, arcs[:, 0], splits, arc_map, vec=False)
-    _plain_final_aux(ans, fsa, arc_map)
-    _new_final_aux(ans, arc_map)
-    return ans
-
-
-def reverse(fsa: Fsa) -> Fsa:
-    """Accepts the reversed strings: arcs turn round, the old final state starts (by epsilons), the old start ends."""
-    vec = fsa.as_vec()
-    fsa_splits = vec._shape.row_splits(1).long()
-    counts = fsa_splits[1:] - fsa_splits[:-1]
-    some = (counts > 0).long()
-    new_splits = counts_to_splits(counts + some)
-    arc_fsa = vec._shape.row_ids(1).long()[vec._shape.row_ids(2).long()]
-    src, dest, label = vec.arcs3.long().unbind(1)
-    last = counts[arc_fsa] - 1
-    turned = torch.stack([torch.where(dest == last, 0, dest + 1), src + 1, torch.where(label == -1, 0, label)], dim=1)
-    which = some.nonzero().squeeze(1)
-    # An FSA of one state accepts nothing; its old start is its old final state.
-    ends = torch.stack([torch.where(counts[which] > 1, 1, 0), counts[which], torch.full_like(which, -1)], dim=1)
-    arcs, of = torch.cat([turned, ends]), torch.cat([arc_fsa, which])
-    arc_map = torch.cat([torch.arange(fsa.num_arcs, device=fsa.device), torch.full_like(which, -1)])
-    keep_arcs = torch.cat([torch.ones_like(arc_fsa, dtype=torch.bool), counts[which] > 1])
-    arcs, of, arc_map = arcs[keep_arcs], of[keep_arcs], arc_map[keep_arcs]
-    ans, arc_map = _rebuild(fsa, arcs, arcs[:, 0] + new_splits.long()[of], new_splits, arc_map, fsa.is_vec())
-    _plain_final_aux(ans, fsa, arc_map)
-    _new_final_aux(ans, arc_map)
-    return ans
-
-
-def cat(srcs: Sequence[Fsa]) -> Fsa:
-    """One FsaVec of the FSAs of several, one after another."""
-    return Fsa.from_fsas(srcs)
-
-
-def replace_fsa(src: Fsa, index: Fsa, symbol_begin_range: int = 1, ret_arc_map: bool = False) -> Any:
-    """`index` with every arc whose label is symbol_begin_range + k replaced by a copy of FSA k of the vector `src`.
-
-    Such an arc becomes an epsilon into the copy's start; the copy's final arcs become epsilons to the arc's
-    destination. An FSA of no or one state, which accepts nothing, cuts the arc. Returns (Fsa, map to src, map to index)
-    if ret_arc_map.
-    """
-    if not src.is_vec():
-        raise ValueError("replace_fsa: src must be an FsaVec")
-    if symbol_begin_range <= 0:
-        raise ValueError(f"symbol_begin_range must be positive, got {symbol_begin_range}")
-    device = index.device
-    vec = index.as_vec()
-    num_src = src._shape.dim0
-    src_splits, src_arcs = src._shape.row_splits(1).long(), src._shape.row_splits(2).long()
-    sizes = src_splits[1:] - src_splits[:-1]
-    label = vec.labels.long()
-    which = label - symbol_begin_range
-    replaced = (which >= 0) & (which < num_src)
-    which = torch.where(replaced, which, 0)
-    cut = replaced & ((sizes[which] <= 1) if num_src else replaced)  # a copy that accepts nothing
-    inner_states = torch.where(replaced & ~cut, (sizes[which] if num_src else which) - 1, 0)
-    # The copy's states come right after the state that the arc leaves: what is top-sorted stays so.
-    arc_state = vec._shape.row_ids(2).long()
-    per_state = torch.zeros(vec._shape.tot_size(1), dtype=torch.int64, device=device)
-    per_state = per_state.index_add(0, arc_state, inner_states) + 1
-    new_of = torch.cumsum(per_state, 0) - per_state  # over the whole vector
-    before = torch.cumsum(inner_states, 0) - inner_states
-    first_arc = vec._shape.row_splits(2).long()[:-1][arc_state]
-    copy_of = new_of[arc_state] + 1 + before - (before[first_arc] if first_arc.numel() else before)
-    fsa_ids = vec._shape.row_ids(1).long()
-    fsa_splits = counts_to_splits(
-        torch.zeros(vec._shape.dim0, dtype=torch.int64, device=device).index_add(0, fsa_ids, per_state)
+def place_inner_states(fsa: Fsa, num_inner: Tensor) -> InnerStates:
+    """Put num_inner[i] new states for each arc right after the state that it leaves: what is top-sorted stays so."""
+    vec, device = fsa.as_vec(), fsa.device
+    state, fsa_of_state = vec._shape.row_ids(2).long(), vec._shape.row_ids(1).long()
+    arc_fsa = fsa_of_state[state]
+    per_state = torch.ones(vec._shape.tot_size(1), dtype=torch.int64, device=device).index_add(0, state, num_inner)
+    new_of = torch.cumsum(per_state, 0) - per_state
+    per_fsa = torch.zeros(vec._shape.dim0, dtype=torch.int64, device=device).index_add(0, fsa_of_state, per_state)
+    before = torch.cumsum(num_inner, 0) - num_inner
+    first_arc = vec._shape.row_splits(2).long()[state]
+    return InnerStates(
+        counts_to_splits(per_fsa),
+        arc_fsa,
+        new_of[state],
+        new_of[state] + 1 + before - before[first_arc],
+        new_of[vec._shape.row_splits(1).long()[arc_fsa] + vec.arcs3[:, 1]],
     )
-    arc_fsa = fsa_ids[arc_state]
-    dest = new_of[vec._shape.row_splits(1).long()[arc_fsa] + vec.arcs3[:, 1]] if index.num_arcs else arc_state
-    ids = torch.arange(index.num_arcs, device=device)[~cut]
-    outer = torch.stack([new_of[arc_state], torch.where(replaced, copy_of, dest), torch.where(replaced, 0, label)], 1)[
-        ids
-    ]
-    copies = (replaced & ~cut).nonzero().squeeze(1)
-    first, last = src_arcs[src_splits[which[copies]]], src_arcs[src_splits[which[copies] + 1]]
-    lengths = last - first
-    of = torch.repeat_interleave(copies, lengths)
-    total = int(lengths.sum())
-    within = torch.arange(total, device=device) - torch.repeat_interleave(torch.cumsum(lengths, 0) - lengths, lengths)
-    inner_ids = torch.repeat_interleave(first, lengths) + within
-    a = src.arcs3.long()[inner_ids]
-    ends = a[:, 1] == sizes[which[of]] - 1 if total else a[:, 1] < 0
-    inner = torch.stack([copy_of[of] + a[:, 0], torch.where(ends, dest[of], copy_of[of] + a[:, 1]),
-                         torch.where(ends, 0, a[:, 2])], dim=1)  # fmt: skip
-    arcs, owner = torch.cat([outer, inner]), torch.cat([arc_fsa[ids], arc_fsa[of]])
-    maps = torch.cat([torch.full_like(ids, -1), inner_ids]), torch.cat([ids, torch.full_like(inner_ids, -1)])
-    order = torch.argsort(arcs[:, 0], stable=True)
-    state_splits = ids_to_splits(arcs[order, 0].int(), int(fsa_splits[-1]))
-    begin = fsa_splits.long()[owner]
-    local = torch.stack([arcs[:, 0] - begin, arcs[:, 1] - begin, arcs[:, 2]], dim=1)[order].int()
-    map_src, map_index = (m[order].int() for m in maps)
-    ans = fsa_from_binary_function_tensor(
-        src, index, arcs_of((fsa_splits, state_splits, local), index.is_vec()), map_src, map_index
-    )
-    _plain_final_aux(ans, src, map_src)
-    return (ans, map_src, map_index) if ret_arc_map else ans
 
 
 def expand_ragged_attributes(
@@ -416,59 +244,57 @@ def expand_ragged_attributes(
     for name in names:
         if name not in ragged:
             raise ValueError(f"expand_ragged_attributes: {name!r} is no ragged attribute of this FSA (it has {ragged})")
-    vec, device = fsas.as_vec(), fsas.device
-    num_arcs = fsas.num_arcs
     final = fsas.labels == -1
-    length = torch.ones(num_arcs, dtype=torch.int64, device=device)
-    lists: list[tuple[str, RaggedTensor, Tensor]] = []
-    for name in names:
-        value: RaggedTensor = fsas._tensor_attr[name]  # type: ignore[assignment]
-        counts = value.shape.counts(1).long()
-        last = value.shape.row_splits(1)[1:].long() - 1
-        ends = final & (counts > 0)
-        if value.numel():
-            ends &= value.values[last.clamp(min=0)] == -1
-        lists.append((name, value, ends))
-        # On a final arc the last place is for -1 alone.
-        length = torch.maximum(length, counts + (final & ~ends & (counts > 0)).long())
-    arc_state = vec._shape.row_ids(2).long()
-    extra = torch.zeros(vec._shape.tot_size(1), dtype=torch.int64, device=device).index_add(0, arc_state, length - 1)
-    new_of = torch.cumsum(extra + 1, 0) - extra - 1
-    fsa_ids = vec._shape.row_ids(1).long()
-    fsa_splits = counts_to_splits(
-        torch.zeros(vec._shape.dim0, dtype=torch.int64, device=device).index_add(0, fsa_ids, extra + 1)
-    )
-    before = torch.cumsum(length - 1, 0) - (length - 1)
-    first_arc = vec._shape.row_splits(2).long()[:-1][arc_state]
-    chain = new_of[arc_state] + 1 + before - (before[first_arc] if num_arcs else before)
-    arc_fsa = fsa_ids[arc_state]
-    dest = new_of[vec._shape.row_splits(1).long()[arc_fsa] + vec.arcs3[:, 1]] if num_arcs else arc_state
-    of = torch.repeat_interleave(torch.arange(num_arcs, device=device), length)
-    begin = torch.cumsum(length, 0) - length
-    j = torch.arange(of.numel(), device=device) - begin[of]
+    length, ends = _chain_lengths([fsas._tensor_attr[name] for name in names], final)  # type: ignore[misc]
+    new = place_inner_states(fsas, length - 1)
+    splits = counts_to_splits(length)
+    of = RaggedShape(splits=[splits]).row_ids(1).long()
+    begin = splits.long()[:-1]
+    j = torch.arange(of.numel(), device=fsas.device) - begin[of]
     is_first, is_last = j == 0, j == length[of] - 1
-    src = torch.where(is_first, new_of[arc_state[of]], chain[of] + j - 1)
-    end = torch.where(is_last, dest[of], chain[of] + j)
+    src = torch.where(is_first, new.src[of], new.inner[of] + j - 1)
+    end = torch.where(is_last, new.dest[of], new.inner[of] + j)
     label = torch.where(torch.where(final[of], is_last, is_first), fsas.labels[of], 0)
     order = torch.argsort(src, stable=True)
-    state_splits = ids_to_splits(src[order].int(), int(fsa_splits[-1]))
-    offset = fsa_splits.long()[arc_fsa[of]]
+    state_splits = ids_to_splits(src[order].int(), int(new.fsa_splits[-1]))
+    offset = new.fsa_splits.long()[new.arc_fsa[of]]
     arcs3 = torch.stack([src - offset, end - offset, label], dim=1)[order].int()
     arc_map = torch.where(is_first, of, -1)[order].int()
     kept = fsas._with_shape(fsas._shape)
     for name in names:
         delattr(kept, name)
-    ans = fsa_from_unary_function_tensor(kept, arcs_of((fsa_splits, state_splits, arcs3), fsas.is_vec()), arc_map)
-    for name, value, ends in lists:
-        flat = value.values.new_zeros(of.numel())
-        rows = value.shape.row_ids(1).long()
-        position = torch.arange(value.numel(), device=device) - value.shape.row_splits(1).long()[rows]
-        at_end = ends[rows] & (position == value.shape.counts(1).long()[rows] - 1)
-        flat[begin[rows] + torch.where(at_end, length[rows] - 1, position)] = value.values
+    ans = fsa_from_unary_function_tensor(kept, arcs_of((new.fsa_splits, state_splits, arcs3), fsas.is_vec()), arc_map)
+    for name, end_of_list in zip(names, ends):
+        flat = _along_chains(fsas._tensor_attr[name], end_of_list, begin, length)  # type: ignore[arg-type]
         if name.startswith("aux_labels"):
             flat = torch.where(final[of] & is_last, -1, flat)
         setattr(ans, name, flat[order])
     return (ans, arc_map) if ret_arc_map else ans
+
+
+def _chain_lengths(values: Sequence[RaggedTensor], final: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """How many arcs the lists of each arc need, and for each attribute which lists have a -1 that goes to the end."""
+    length, ends = torch.ones_like(final, dtype=torch.int64), []
+    for value in values:
+        counts = value.shape.counts(1).long()
+        at_end = final & (counts > 0)
+        if value.numel():
+            last = value.shape.row_splits(1)[1:].long() - 1
+            at_end &= value.values[last.clamp(min=0)] == -1
+        ends.append(at_end)
+        # On a final arc the last place is for -1 alone.
+        length = torch.maximum(length, counts + (final & ~at_end & (counts > 0)).long())
+    return length, ends
+
+
+def _along_chains(value: RaggedTensor, ends: Tensor, begin: Tensor, length: Tensor) -> Tensor:
+    """The lists laid along chains of `length` arcs from `begin` on; where `ends`, the last entry goes to the end."""
+    flat = value.values.new_zeros(int(length.sum()))
+    rows = value.shape.row_ids(1).long()
+    position = torch.arange(value.numel(), device=flat.device) - value.shape.row_splits(1).long()[rows]
+    at_end = ends[rows] & (position == value.shape.counts(1).long()[rows] - 1)
+    flat[begin[rows] + torch.where(at_end, length[rows] - 1, position)] = value.values
+    return flat
 
 
 def invert(fsa: Fsa, ret_arc_map: bool = False) -> Any:

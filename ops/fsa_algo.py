@@ -3,7 +3,6 @@
 from ops.algorithms import (
     add_epsilon_self_loops,
     arc_sort,
-    closure,
     compose,
     connect,
     expand_ragged_attributes,
@@ -12,12 +11,10 @@ from ops.algorithms import (
     invert,
     prune_on_arc_post,
     remove_epsilon_self_loops,
-    replace_fsa,
-    reverse,
     top_sort,
-    union,
 )
 from ops.paths import levenshtein_alignment, random_paths, shortest_path
+from ops.rational import closure, replace_fsa, reverse, union
 from ops.rewrite import determinize, remove_epsilon, remove_epsilon_and_add_self_loops
 from ops.topologies import (
     ctc_graph,

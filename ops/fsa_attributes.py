@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ops.fsa import Fsa, RaggedArcs
 from ops.fsa_call import call, scores64
-from ops.ragged import RaggedShape, RaggedTensor, index_and_sum
+from ops.fsa_pick import pick, pick_lists, pick_sum
+from ops.ragged import RaggedShape, RaggedTensor
 
 __all__ = [
     "arcs_of",
@@ -35,23 +36,6 @@ def arcs_of(arcs: Sequence[Tensor], vec: bool) -> Arcs:
     return RaggedShape(splits=[fsa_splits, state_splits] if vec else [state_splits]), arcs3
 
 
-def pick(value: Tensor | RaggedTensor, arc_map: Tensor, filler: float = 0, complete: bool | None = None) -> Any:
-    """value[arc_map], with the filler (a ragged tensor: an empty row) where the map is -1. `complete`: it is nowhere."""
-    if isinstance(value, RaggedTensor):
-        return value.index(arc_map)[0]
-    if _complete(arc_map) if complete is None else complete:
-        return value.index_select(0, arc_map)
-    if value.shape[0] == 0:
-        return value.new_full((arc_map.numel(), *value.shape[1:]), filler)
-    ans = value.index_select(0, arc_map.clamp(min=0))
-    return ans.masked_fill((arc_map < 0).reshape(-1, *[1] * (value.ndim - 1)), filler)
-
-
-def _complete(arc_map: Tensor) -> bool:
-    """Whether the map is nowhere -1; on CUDA nobody asks, since an answer would have to be waited for."""
-    return not arc_map.is_cuda and (arc_map.numel() == 0 or int(arc_map.min()) >= 0)
-
-
 def _bare(dest: Arcs | RaggedArcs | Fsa, scores: Tensor) -> Fsa:
     if isinstance(dest, RaggedArcs):
         dest = dest._fsa
@@ -63,10 +47,9 @@ def fsa_from_unary_function_tensor(
     src: Fsa, dest_arcs: Arcs | RaggedArcs | Fsa, arc_map: Tensor, scores: Tensor | None = None
 ) -> Fsa:
     """An Fsa with the given arcs whose scores (unless given) and attributes come from src by a one-to-one arc map."""
-    complete = _complete(arc_map)
-    ans = _bare(dest_arcs, pick(src.scores, arc_map, 0, complete) if scores is None else scores)
+    ans = _bare(dest_arcs, pick(src.scores, arc_map) if scores is None else scores)
     for name, value in src._tensor_attr.items():
-        ans._tensor_attr[name] = pick(value, arc_map, src.get_filler(name), complete)
+        ans._tensor_attr[name] = pick(value, arc_map, src.get_filler(name))
     ans._non_tensor_attr.update(src._non_tensor_attr)
     return ans
 
@@ -79,16 +62,18 @@ def fsa_from_unary_function_ragged(
 
     Int attributes become ragged, without their filler values unless `remove_filler` is False.
     """
-    ans = _bare(dest_arcs, index_and_sum(src.scores, arc_map))
-    for name, value in src.named_tensor_attr(include_scores=False):
+    ans = _bare(dest_arcs, pick_sum(src.scores, arc_map))
+    for name, value in src._tensor_attr.items():
+        filler = src.get_filler(name)
         if isinstance(value, RaggedTensor):
-            new: Any = value.index(arc_map).remove_axis(1)
+            listed = value.index(arc_map).remove_axis(1)
+            new: Any = listed.remove_values_eq(filler) if remove_filler else listed
         elif value.is_floating_point():
-            new = RaggedTensor(arc_map.shape, pick(value, arc_map.values)).sum()
+            new = pick_sum(value, arc_map)
+        elif remove_filler:
+            new = pick_lists(value, arc_map, filler)
         else:
-            new = RaggedTensor(arc_map.shape, pick(value, arc_map.values, src.get_filler(name)))
-        if remove_filler and isinstance(new, RaggedTensor):
-            new = new.remove_values_eq(src.get_filler(name))
+            new = RaggedTensor(arc_map.shape, pick(value, arc_map.values, filler))
         setattr(ans, name, new)
     ans._non_tensor_attr.update(src._non_tensor_attr)
     return ans
@@ -99,14 +84,12 @@ def fsa_from_binary_function_tensor(
 ) -> Fsa:
     """An Fsa made from two. Scores add up, and so do float attributes that both have; other attributes that both have
     are left out, as in k2, because neither value would be right."""
-    a_complete, b_complete = _complete(arc_map_a), _complete(arc_map_b)
-    a_scores, b_scores = pick(a_fsa.scores, arc_map_a, 0, a_complete), pick(b_fsa.scores, arc_map_b, 0, b_complete)
-    ans = _bare(dest_arcs, a_scores + b_scores)
+    ans = _bare(dest_arcs, pick(a_fsa.scores, arc_map_a) + pick(b_fsa.scores, arc_map_b))
     both = a_fsa._tensor_attr.keys() & b_fsa._tensor_attr.keys()
-    for src, arc_map, complete in ((a_fsa, arc_map_a, a_complete), (b_fsa, arc_map_b, b_complete)):
+    for src, arc_map in ((a_fsa, arc_map_a), (b_fsa, arc_map_b)):
         for name, value in src._tensor_attr.items():
             if name not in both:
-                ans._tensor_attr[name] = pick(value, arc_map, src.get_filler(name), complete)
+                ans._tensor_attr[name] = pick(value, arc_map, src.get_filler(name))
     for name in sorted(both):
         values = a_fsa._tensor_attr[name], b_fsa._tensor_attr[name]
         if all(isinstance(v, Tensor) and v.is_floating_point() for v in values):

@@ -112,12 +112,21 @@ def get_arc_post(fsa: Fsa, use_double_scores: bool, log_semiring: bool) -> Tenso
     In the tropical semiring: how far the best path through the arc falls behind the best. -inf off all paths.
     """
     forward, backward = (_state_scores(fsa, f, log_semiring)[0] for f in (True, False))
-    arc_fsa, src, dest = arc_places(fsa)
-    fsa_splits = fsa.splits()[0]
-    total = _at(fsa_splits[1:] - 1, forward, fsa_splits).index_select(0, arc_fsa)
-    some = torch.isfinite(total)
-    through = forward.index_select(0, src) + fsa.scores.double() + backward.index_select(0, dest)
-    return _cast(torch.where(some, through - torch.where(some, total, 0.0), float("-inf")), use_double_scores)
+    post = _ArcPost.apply(fsa.scores.double().contiguous(), forward, backward, fsa.splits(), fsa.arcs3)
+    return _cast(post, use_double_scores)
+
+
+class _ArcPost(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, scores: Tensor, forward: Tensor, backward: Tensor, splits: tuple[Tensor, Tensor], arcs3: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(*splits, arcs3, forward)
+        return call("fsa_arc_post", *splits, arcs3, scores, forward, backward)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        return *call("fsa_arc_post_grad", *ctx.saved_tensors, grad.contiguous()), None, None
 
 
 def arc_places(fsa: Fsa) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,6 +5,7 @@ once, no loops.
 from __future__ import annotations
 
 import itertools
+import struct
 from array import array
 from collections.abc import Sequence
 from typing import Any
@@ -32,11 +33,12 @@ def _ragged(labels: Any, device: torch.device | str | None, what: str) -> tuple[
         labels = labels.tolist()
     several = len(labels) > 0 and all(isinstance(x, (list, tuple, Tensor)) for x in labels)
     rows = [x.tolist() if isinstance(x, Tensor) else x for x in labels] if several else [labels]
-    try:
-        values = array("i", itertools.chain.from_iterable(rows))
-    except (TypeError, OverflowError) as e:
-        raise ValueError(f"{what}: labels must be lists of int32 numbers: {e}") from None
     lens = array("i", itertools.accumulate(map(len, rows), initial=0))
+    values = bytearray(4 * lens[-1])
+    try:
+        struct.pack_into(f"{lens[-1]}i", values, 0, *itertools.chain.from_iterable(rows))  # the fastest way there is
+    except (TypeError, struct.error) as e:
+        raise ValueError(f"{what}: labels must be lists of int32 numbers: {e}") from None
     flat = torch.frombuffer(values, dtype=torch.int32) if values else torch.zeros(0, dtype=torch.int32)
     ragged = RaggedTensor(RaggedShape(splits=[torch.frombuffer(lens, dtype=torch.int32)]), flat)
     return (ragged if device is None else ragged.to(device)), several

@@ -4,6 +4,7 @@
 // numbered within their FSA, arcs over the whole vector.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -47,24 +48,29 @@ struct FsaResult {
   int64_t error_value = 0;
 };
 
-// Which states are reached from the start. One sweep up the states, which is all that a top-sorted automaton needs; states found
-// below where the sweep is are followed afterwards.
-inline void mark_accessible(const FsaView& fsa, std::vector<char>* seen) {
-  seen->assign(fsa.num_states, 0);
+// f(begin, end) over [0, n) in blocks on all threads. f must not throw.
+template <typename Backend, typename F>
+void for_each_block(const Backend& backend, int64_t n, int64_t block, const F& f) {
+  backend.for_each((n + block - 1) / block, [&](int64_t i) { f(i * block, std::min(n, (i + 1) * block)); });
+}
+
+// Which states are reached from the start, into seen[0 ... num_states - 1]. One sweep up the states, which is all that a top-sorted
+// automaton needs; states found below where the sweep is are followed afterwards.
+inline void mark_accessible(const FsaView& fsa, char* seen) {
+  std::fill(seen, seen + fsa.num_states, char{0});
   if (fsa.num_states == 0) return;
-  char* const flags = seen->data();
   std::vector<int32_t> stack;
   const auto visit = [&](int32_t s, int32_t above) {
     for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a) {
       const int32_t d = fsa.arcs[a].dest;
-      if (flags[d]) continue;
-      flags[d] = 1;
+      if (seen[d]) continue;
+      seen[d] = 1;
       if (d <= above) stack.push_back(d);
     }
   };
-  flags[0] = 1;
+  seen[0] = 1;
   for (int32_t s = 0; s < fsa.num_states; ++s)
-    if (flags[s]) visit(s, s);
+    if (seen[s]) visit(s, s);
   while (!stack.empty()) {
     const int32_t s = stack.back();
     stack.pop_back();
@@ -84,54 +90,47 @@ inline void entering_arcs(const FsaView& fsa, std::vector<int32_t>* splits, std:
 }
 
 // Which states reach the final state. Sweeps down the states; if a few do not settle it, arcs are followed backwards.
-inline void mark_coaccessible(const FsaView& fsa, std::vector<char>* seen) {
-  seen->assign(fsa.num_states, 0);
+inline void mark_coaccessible(const FsaView& fsa, char* seen) {
+  std::fill(seen, seen + fsa.num_states, char{0});
   if (fsa.num_states == 0) return;
-  char* const flags = seen->data();
-  flags[fsa.final_state()] = 1;
+  seen[fsa.final_state()] = 1;
   constexpr int kSweeps = 4;
   for (int sweep = 0; sweep < kSweeps; ++sweep) {
     int32_t found = 0, left = 0;
     for (int32_t s = fsa.num_states - 2; s >= 0; --s) {
-      if (flags[s]) continue;
-      for (int32_t a = fsa.begin(s); a < fsa.end(s) && !flags[s]; ++a) flags[s] = flags[fsa.arcs[a].dest];
-      (flags[s] ? found : left) += 1;
+      if (seen[s]) continue;
+      for (int32_t a = fsa.begin(s); a < fsa.end(s) && !seen[s]; ++a) seen[s] = seen[fsa.arcs[a].dest];
+      (seen[s] ? found : left) += 1;
     }
     if (found == 0 || left == 0) return;
   }
   std::vector<int32_t> splits, entering, stack;
   entering_arcs(fsa, &splits, &entering);
   for (int32_t s = 0; s < fsa.num_states; ++s)
-    if (flags[s]) stack.push_back(s);
+    if (seen[s]) stack.push_back(s);
   while (!stack.empty()) {
     const int32_t s = stack.back();
     stack.pop_back();
     for (int32_t i = splits[s]; i < splits[s + 1]; ++i) {
       const int32_t p = fsa.arcs[entering[i]].src;
-      if (!flags[p]) flags[p] = 1, stack.push_back(p);
+      if (!seen[p]) seen[p] = 1, stack.push_back(p);
     }
   }
 }
 
-// Keep the states with order[s] >= 0 under these new numbers; `old_states` lists them in the new order.
-inline FsaResult renumber(const FsaView& fsa, const std::vector<int32_t>& order,
-                          const std::vector<int32_t>& old_states) {
-  FsaResult out;
-  out.num_states = static_cast<int32_t>(old_states.size());
-  out.arcs.resize(fsa.num_arcs());
-  out.map_a.resize(fsa.num_arcs());
-  size_t n = 0;
-  for (int32_t s : old_states)
-    for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a) {
-      const Arc& arc = fsa.arcs[a];
-      if (order[arc.dest] < 0) continue;
-      out.arcs[n] = {order[s], order[arc.dest], arc.label};
-      out.map_a[n++] = a;
-    }
-  out.arcs.resize(n);
-  out.map_a.resize(n);
-  return out;
-}
+// An automaton made of states of another: order[s] is the new number of state s (-1: it goes; several may become one), and
+// states[0 ... count - 1] are the old states whose arcs are taken, in their new order. Both have room for all states.
+struct Renumbering {
+  int32_t* order;
+  int32_t* states;
+  int32_t count = 0;
+  const char* error = nullptr;  // a fixed text, if the algorithm cannot go on
+
+  void append(int32_t s) {
+    order[s] = count;
+    states[count++] = s;
+  }
+};
 
 // Labels compare as unsigned numbers: -1, the way into the final state, comes last.
 inline bool label_less(int32_t a, int32_t b) { return static_cast<uint32_t>(a) < static_cast<uint32_t>(b); }

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <deque>
 #include <limits>
 #include <vector>
 
@@ -59,16 +58,13 @@ class Determinizer {
 
   FsaResult run() {
     if (fsa_.num_states == 0) return std::move(out_);
+    const size_t likely = static_cast<size_t>(fsa_.num_arcs());
+    out_.arcs.reserve(likely), out_.map_a.reserve(likely), out_.map_ends.reserve(likely), states_.reserve(fsa_.num_states);
     state_alone(0);
     for (size_t s = 0; s < states_.size(); ++s) {
       const State state = states_[s];
-      if (!state.alone) {
-        trie_ = std::move(tries_.front());  // they were made in the order of their states
-        tries_.pop_front();
-      } else {
-        trie_.nodes.clear();
-      }
       base_ = state.base;
+      take_trie(state);
       expand(static_cast<int32_t>(s));
       if (static_cast<int64_t>(states_.size()) > max_states_ || out_.map_a.size() > 2000000000) {
         out_.error = "determinize: more states than max_states, or more than 2 * 10^9 arcs";
@@ -93,7 +89,8 @@ class Determinizer {
   };
   struct State {
     int32_t base;
-    bool alone;  // the set is the base itself, without a trie
+    int32_t num_nodes;  // of its trie; 0: the set is the base itself
+    int32_t last_level;
   };
   struct Move {
     int32_t label, dest;
@@ -115,27 +112,34 @@ class Determinizer {
       for (size_t i = trie_.last_level; i < trie_.nodes.size(); ++i)
         add_moves(fsa_.arcs[trie_.nodes[i].arc].dest, path_scores_[i], static_cast<int32_t>(i));
     }
+    by_label_.resize(moves_.size());  // then by place
+    for (size_t i = 0; i < moves_.size(); ++i) by_label_[i] = static_cast<uint64_t>(static_cast<uint32_t>(moves_[i].label)) << 32 | i;
+    if (!std::is_sorted(by_label_.begin(), by_label_.end())) std::sort(by_label_.begin(), by_label_.end());
+    for (size_t i = 0, end; i < by_label_.size(); i = end) {
+      for (end = i + 1; end < by_label_.size() && by_label_[end] >> 32 == by_label_[i] >> 32;) ++end;
+      const Move& first = moves_[by_label_[i] & 0xFFFFFFFFu];
+      if (end == i + 1 || !several_ends(i, end)) {
+        const Move& best = end == i + 1 ? first : same_label_[0];
+        emit(s, best.label, best.above, best.arc, best.label == -1 ? -1 : state_alone(best.dest));
+      } else {
+        connect_to(s, first.label);
+      }
+    }
+  }
+
+  // Into next_: the best way to each state that moves i ... end - 1 of by_label_ lead to; whether these are more than one.
+  bool several_ends(size_t i, size_t end) {
+    same_label_.clear();
+    for (; i < end; ++i) same_label_.push_back(moves_[by_label_[i] & 0xFFFFFFFFu]);
     const auto less = [](const Move& x, const Move& y) {
-      if (x.label != y.label) return label_less(x.label, y.label);
       if (x.dest != y.dest) return x.dest < y.dest;
       return x.score != y.score ? x.score > y.score : x.arc < y.arc;
     };
-    if (!std::is_sorted(moves_.begin(), moves_.end(), less)) std::sort(moves_.begin(), moves_.end(), less);
-    for (size_t i = 0; i < moves_.size();) {
-      const int32_t label = moves_[i].label;
-      next_.clear();
-      ends_.clear();
-      for (; i < moves_.size() && moves_[i].label == label; ++i) {
-        if (!ends_.empty() && ends_.back() == moves_[i].dest) continue;  // a worse path to the same state
-        ends_.push_back(moves_[i].dest);
-        next_.push_back({moves_[i].above, moves_[i].arc});
-      }
-      if (next_.size() == 1) {
-        emit(s, label, next_[0].above, next_[0].arc, label == -1 ? -1 : state_alone(ends_[0]));
-      } else {
-        connect_to(s, label);
-      }
-    }
+    if (!std::is_sorted(same_label_.begin(), same_label_.end(), less)) std::sort(same_label_.begin(), same_label_.end(), less);
+    next_.clear();
+    for (size_t k = 0; k < same_label_.size(); ++k)
+      if (k == 0 || same_label_[k].dest != same_label_[k - 1].dest) next_.push_back({same_label_[k].above, same_label_[k].arc});
+    return next_.size() > 1;
   }
 
   // For a state without a trie whose arcs have rising labels; false if they do not.
@@ -169,7 +173,7 @@ class Determinizer {
   int32_t state_alone(int32_t base) {
     if (alone_[base] < 0) {
       alone_[base] = static_cast<int32_t>(states_.size());
-      states_.push_back({base, true});
+      states_.push_back({base, 0, 0});
     }
     return alone_[base];
   }
@@ -210,37 +214,48 @@ class Determinizer {
     const int32_t dest = numbers_.get(key_, fresh);
     emit(s, label, meet, -1, dest);
     if (dest != fresh) return;
-    states_.push_back({key_.back(), false});
-    add_trie();
+    add_trie(key_.back());
   }
 
-  // The levels below the meeting place, turned over so that the first comes first.
-  void add_trie() {
-    Trie trie;
-    trie.nodes.reserve(levels_.size());
+  // A state whose trie is the levels below the meeting place, turned over so that the first comes first.
+  void add_trie(int32_t base) {
+    const size_t first = waiting_.size();
     int32_t begin_above = -1;
     level_begins_.push_back(static_cast<int32_t>(levels_.size()));
     for (size_t k = level_begins_.size() - 1; k-- > 0;) {
-      const int32_t begin = static_cast<int32_t>(trie.nodes.size());
+      const int32_t begin = static_cast<int32_t>(waiting_.size() - first);
       for (int32_t i = level_begins_[k]; i < level_begins_[k + 1]; ++i)
-        trie.nodes.push_back({begin_above < 0 ? -1 : begin_above + levels_[i].above, levels_[i].arc});
-      begin_above = trie.last_level = begin;
+        waiting_.push_back({begin_above < 0 ? -1 : begin_above + levels_[i].above, levels_[i].arc});
+      begin_above = begin;
     }
-    tries_.push_back(std::move(trie));
+    states_.push_back({base, static_cast<int32_t>(waiting_.size() - first), begin_above});
   }
 
+  // States are expanded in the order in which their tries were put behind each other.
+  void take_trie(const State& state) {
+    trie_.nodes.assign(waiting_.begin() + taken_, waiting_.begin() + taken_ + state.num_nodes);
+    trie_.last_level = state.last_level;
+    taken_ += state.num_nodes;
+    if (taken_ < kForget || 2 * taken_ < waiting_.size()) return;
+    waiting_.erase(waiting_.begin(), waiting_.begin() + taken_);
+    taken_ = 0;
+  }
+
+  static constexpr size_t kForget = 1 << 16;  // nodes
   const FsaView& fsa_;
   const double* scores_;
   int64_t max_states_;
   std::vector<State> states_;
-  std::deque<Trie> tries_;      // of the states not yet expanded
+  std::vector<Node> waiting_;   // the tries of the states not yet expanded, from taken_ on
+  size_t taken_ = 0;
   std::vector<int32_t> alone_;  // the number of the state that is this input state alone
   ListNumbering numbers_;       // of the others
   int32_t base_ = 0;            // of the state being expanded
   Trie trie_;
-  std::vector<Move> moves_;
+  std::vector<Move> moves_, same_label_;
+  std::vector<uint64_t> by_label_;
   std::vector<Node> next_, level_, levels_;
-  std::vector<int32_t> ends_, above_, level_begins_, place_, key_;
+  std::vector<int32_t> above_, level_begins_, place_, key_;
   std::vector<double> path_scores_;
   FsaResult out_;
 };

@@ -20,22 +20,23 @@ class Numbering {
   }
   int32_t get(uint64_t key) {  // its number; new if keys().size() grew
     const uint64_t h = hash(key);
-    size_t i = find(key, h);
-    if (slots_[i] != 0) return number(slots_[i]);
-    if (3 * (keys_.size() + 1) > 2 * slots_.size()) {
-      slots_.assign(slots_.size() * 2, 0);
-      for (size_t k = 0; k < keys_.size(); ++k) {
-        const uint64_t g = hash(keys_[k]);
-        size_t j = g & (slots_.size() - 1);
-        while (slots_[j] != 0) j = (j + 1) & (slots_.size() - 1);
-        slots_[j] = slot(g, k);
+    const size_t mask = slots_.size() - 1;
+    for (size_t i = h & mask;; i = (i + 1) & mask) {
+      const uint64_t slot = slots_[i];
+      if (slot == 0) {
+        slots_[i] = make_slot(h, keys_.size());
+        const int32_t fresh = append(key);
+        if (3 * ++used_ > 2 * slots_.size()) grow();
+        return fresh;
       }
-      i = find(key, h);
+      if ((slot ^ h) >> 32 == 0 && keys_[number(slot)] == key) return number(slot);
     }
-    slots_[i] = slot(h, keys_.size());
+  }
+  int32_t append(uint64_t key) {  // for a key that is not there and that nobody will ask for
     keys_.push_back(key);
     return static_cast<int32_t>(keys_.size()) - 1;
   }
+  void will_get(uint64_t key) const { __builtin_prefetch(&slots_[hash(key) & (slots_.size() - 1)]); }
   const std::vector<uint64_t>& keys() const { return keys_; }
 
  private:
@@ -43,15 +44,22 @@ class Numbering {
     const uint64_t h = key * 0x9E3779B97F4A7C15ULL;
     return h ^ (h >> 32);
   }
-  static uint64_t slot(uint64_t h, size_t number) { return (h & 0xFFFFFFFF00000000ULL) | (number + 1); }
+  static uint64_t make_slot(uint64_t h, size_t number) { return (h & 0xFFFFFFFF00000000ULL) | (number + 1); }
   static int32_t number(uint64_t slot) { return static_cast<int32_t>(slot & 0xFFFFFFFFu) - 1; }
-  size_t find(uint64_t key, uint64_t h) const {
-    size_t i = h & (slots_.size() - 1);
-    while (slots_[i] != 0 && ((slots_[i] ^ h) >> 32 || keys_[number(slots_[i])] != key)) i = (i + 1) & (slots_.size() - 1);
-    return i;
+  void grow() {
+    std::vector<uint64_t> old(slots_.size() * 2, 0);
+    old.swap(slots_);
+    const size_t mask = slots_.size() - 1;
+    for (const uint64_t slot : old) {
+      if (slot == 0) continue;
+      size_t i = hash(keys_[number(slot)]) & mask;
+      while (slots_[i] != 0) i = (i + 1) & mask;
+      slots_[i] = slot;
+    }
   }
   std::vector<uint64_t> slots_;
   std::vector<uint64_t> keys_;
+  size_t used_ = 0;  // slots
 };
 
 // The arcs of each state ordered by a label that may differ from Arc::label (the aux label in composition). Places count from the
@@ -59,6 +67,7 @@ class Numbering {
 class LabelOrder {
  public:
   LabelOrder(const FsaView& fsa, const int32_t* labels) : first_(fsa.first_arc()), labels_(labels + first_) {
+    mark_entered(fsa);
     const auto key = [&](int32_t i) {
       return static_cast<uint64_t>(static_cast<uint32_t>(labels_[i])) << 32 | static_cast<uint32_t>(i);
     };
@@ -85,6 +94,10 @@ class LabelOrder {
     for (s = 0; s < fsa.num_states; ++s) add_table(s, begin(s), begin(s + 1), fsa.num_states);
   }
   LabelOrder(const LabelOrder&) = delete;
+  bool has_epsilons() const { return !entered_.empty(); }
+  // Whether, of all arcs into `state`, just one (by which a walk comes) need be thought of, and whether one with label 0 is among them.
+  bool entered_once(int32_t state) const { return entered_[state] & 1; }
+  bool entered_by_epsilon(int32_t state) const { return has_epsilons() && entered_[state] & 4; }
   int32_t first() const { return first_; }
   int32_t arc(int32_t i) const { return first_ + (order_.empty() ? i : order_[i]); }
   int32_t label(int32_t i) const { return labels_[i]; }
@@ -106,6 +119,19 @@ class LabelOrder {
   }
 
  private:
+  // Bits: entered by one arc, by several, by an epsilon. Nothing if there are no epsilons. A walk comes to the start without an arc.
+  void mark_entered(const FsaView& fsa) {
+    const int32_t* const end = labels_ + fsa.num_arcs();
+    if (std::find(labels_, end, 0) == end) return;
+    entered_.assign(fsa.num_states, 0);
+    entered_[0] = 1;
+    for (int32_t i = 0; i < fsa.num_arcs(); ++i) {
+      char& bits = entered_[fsa.arcs[first_ + i].dest];
+      bits = static_cast<char>((bits & 3 ? 2 : 1) | (bits & 4) | (labels_[i] == 0 ? 4 : 0));
+    }
+    entered_[0] &= 4;
+  }
+
   // States with many arcs (a lexicon's start, a grammar's unigram) are asked often: a table of where each label begins. It holds
   // the largest label plus one (-1 counts as larger), then a place for each label up to that.
   void add_table(int32_t state, int32_t begin, int32_t end, int32_t num_states) {
@@ -124,78 +150,117 @@ class LabelOrder {
     }
   }
   static constexpr int32_t kMany = 32;
+  std::vector<char> entered_;
   std::vector<int32_t> table_of_, tables_;
   int32_t first_;
   const int32_t* labels_;
   std::vector<int32_t> order_, sorted_;
 };
 
+// Intersection of two automata. States are looked at in the order of their numbers, a batch at a time: first the batch's arcs are
+// listed with the pairs they lead to, then the pairs are numbered, so that the table's lines are fetched while others are used.
+//
 // With `epsilons`, label 0 of one side moves that side alone (map -1 for the other). Where both sides have epsilons at once, the
 // moves of `a` go before those of `b`, so that each pair of paths is counted once (the epsilon-sequencing filter of Mohri,
 // Pereira & Riley, 1996); `moved_b` is the filter's state.
-inline FsaResult intersect(const FsaView& a, const LabelOrder& a_order, const FsaView& b, const LabelOrder& b_order,
-                           bool epsilons) {
-  FsaResult out;
-  if (a.num_states == 0 || b.num_states == 0) return out;
-  Numbering pairs(static_cast<size_t>(std::min(a.num_states, b.num_states)));
-  const auto number = [&](int32_t sa, int32_t sb, bool moved_b) {
-    return pairs.get(static_cast<uint64_t>(sa) << 32 | static_cast<uint64_t>(sb) << 1 | moved_b);
-  };
-  constexpr int32_t kFinal = -1;  // numbered last, when the number of states is known
-  bool reached_final = false;
-  const auto add = [&](int32_t from, int32_t to, int32_t label, int32_t arc_a, int32_t arc_b) {
-    out.arcs.push_back({from, to, label});
-    out.map_a.push_back(arc_a);
-    out.map_b.push_back(arc_b);
-  };
-  number(0, 0, false);
-  for (int32_t from = 0; from < static_cast<int32_t>(pairs.keys().size()); ++from) {
-    const uint64_t key = pairs.keys()[from];
-    const bool moved_b = key & 1;
-    const int32_t sa = static_cast<int32_t>(key >> 32), sb = static_cast<int32_t>((key & 0xFFFFFFFFu) >> 1);
-    const int32_t ba = a.begin(sa) - a_order.first(), bb = b.begin(sb) - b_order.first();
+class Intersector {
+ public:
+  Intersector(const FsaView& a, const LabelOrder& a_order, const FsaView& b, const LabelOrder& b_order, bool epsilons)
+      : a_(a), b_(b), a_order_(a_order), b_order_(b_order), epsilons_(epsilons),
+        pairs_(static_cast<size_t>(std::min(a.num_states, b.num_states))) {}
+
+  FsaResult run() {
+    if (a_.num_states == 0 || b_.num_states == 0) return FsaResult();
+    const size_t likely = static_cast<size_t>(std::min(a_.num_arcs(), b_.num_arcs()));
+    out_.arcs.reserve(likely), out_.map_a.reserve(likely), out_.map_b.reserve(likely);
+    pairs_.get(pair(0, 0, false));
+    for (size_t from = 0; from < pairs_.keys().size();) {
+      const size_t first = out_.arcs.size(), known = pairs_.keys().size();
+      wanted_.clear();
+      while (from < known && wanted_.size() < kBatch) {
+        const uint64_t key = pairs_.keys()[from];
+        leave(static_cast<int32_t>(from++), static_cast<int32_t>(key >> 32), static_cast<int32_t>((key & 0xFFFFFFFFu) >> 1), key & 1);
+      }
+      for (size_t i = 0; i < wanted_.size(); ++i) {
+        const uint64_t key = wanted_[i];
+        if (key == kFinal) continue;
+        out_.arcs[first + i].dest = key & kFresh ? pairs_.append(key & ~kFresh) : pairs_.get(key);
+      }
+      if (pairs_.keys().size() > 2000000000 || out_.arcs.size() > 2000000000) {
+        out_.error = "intersect: the result has more than 2 * 10^9 states or arcs";
+        return std::move(out_);
+      }
+    }
+    if (!reached_final_) return FsaResult();
+    out_.num_states = static_cast<int32_t>(pairs_.keys().size()) + 1;
+    for (Arc& arc : out_.arcs)
+      if (arc.dest < 0) arc.dest = out_.num_states - 1;
+    return std::move(out_);
+  }
+
+ private:
+  static constexpr size_t kBatch = 256;
+  static constexpr uint64_t kFinal = ~uint64_t{0};         // numbered last, when the number of states is known
+  static constexpr uint64_t kFresh = uint64_t{1} << 63;    // added to the key of a pair that only one arc leads to
+  static uint64_t pair(int32_t sa, int32_t sb, bool moved_b) {
+    return static_cast<uint64_t>(sa) << 32 | static_cast<uint64_t>(sb) << 1 | moved_b;
+  }
+
+  void add(int32_t from, uint64_t to, int32_t label, int32_t arc_a, int32_t arc_b) {
+    if (!(to & kFresh)) pairs_.will_get(to);
+    wanted_.push_back(to);
+    out_.arcs.push_back({from, -1, label});
+    out_.map_a.push_back(arc_a);
+    out_.map_b.push_back(arc_b);
+  }
+
+  // The arcs that leave the pair of sa and sb, which is state `from`.
+  void leave(int32_t from, int32_t sa, int32_t sb, bool moved_b) {
+    const int32_t ba = a_.begin(sa) - a_order_.first(), bb = b_.begin(sb) - b_order_.first();
     int32_t ia = ba, ib = bb;
-    const int32_t ea = a.end(sa) - a_order.first(), eb = b.end(sb) - b_order.first();
-    if (epsilons) {
-      for (; ia < ea && a_order.label(ia) == 0; ++ia)
+    const int32_t ea = a_.end(sa) - a_order_.first(), eb = b_.end(sb) - b_order_.first();
+    if (epsilons_) {
+      for (; ia < ea && a_order_.label(ia) == 0; ++ia)
         if (!moved_b) {
-          const int32_t x = a_order.arc(ia);
-          add(from, number(a.arcs[x].dest, sb, false), a.arcs[x].label, x, -1);
+          const int32_t x = a_order_.arc(ia), d = a_.arcs[x].dest;
+          // If nothing else enters d, and b alone does not come to sb, then there is no other way to this pair.
+          const bool fresh = a_order_.entered_once(d) && !b_order_.entered_by_epsilon(sb);
+          add(from, pair(d, sb, false) | (fresh ? kFresh : 0), a_.arcs[x].label, x, -1);
         }
       // After a move of b alone a must not move alone; if a has no epsilons here there is nothing to remember.
       const bool remember = ia > ba;
-      for (; ib < eb && b_order.label(ib) == 0; ++ib) {
-        const int32_t y = b_order.arc(ib);
-        add(from, number(sa, b.arcs[y].dest, remember), 0, -1, y);
+      for (; ib < eb && b_order_.label(ib) == 0; ++ib) {
+        const int32_t y = b_order_.arc(ib);
+        add(from, pair(sa, b_.arcs[y].dest, remember), 0, -1, y);
       }
     }
-    const auto match = [&](int32_t i, int32_t j) {
-      const int32_t x = a_order.arc(i), y = b_order.arc(j);
-      const bool last = a_order.label(i) == -1;
-      reached_final |= last;
-      add(from, last ? kFinal : number(a.arcs[x].dest, b.arcs[y].dest, false), a.arcs[x].label, x, y);
-    };
     if (ea - ia <= eb - ib) {
       for (int32_t j = ib; ia < ea && j < eb; ++ia) {
-        j = b_order.lower(sb, j, eb, a_order.label(ia));
-        for (int32_t k = j; k < eb && b_order.label(k) == a_order.label(ia); ++k) match(ia, k);
+        j = b_order_.lower(sb, j, eb, a_order_.label(ia));
+        for (int32_t k = j; k < eb && b_order_.label(k) == a_order_.label(ia); ++k) match(from, ia, k);
       }
     } else {
       for (int32_t i = ia; ib < eb && i < ea; ++ib) {
-        i = a_order.lower(sa, i, ea, b_order.label(ib));
-        for (int32_t k = i; k < ea && a_order.label(k) == b_order.label(ib); ++k) match(k, ib);
+        i = a_order_.lower(sa, i, ea, b_order_.label(ib));
+        for (int32_t k = i; k < ea && a_order_.label(k) == b_order_.label(ib); ++k) match(from, k, ib);
       }
     }
-    if (pairs.keys().size() > 2000000000 || out.arcs.size() > 2000000000) {
-      out.error = "intersect: the result has more than 2 * 10^9 states or arcs";
-      return out;
-    }
   }
-  if (!reached_final) return FsaResult();
-  out.num_states = static_cast<int32_t>(pairs.keys().size()) + 1;
-  for (Arc& arc : out.arcs)
-    if (arc.dest == kFinal) arc.dest = out.num_states - 1;
-  return out;
-}
+
+  void match(int32_t from, int32_t i, int32_t j) {
+    const int32_t x = a_order_.arc(i), y = b_order_.arc(j);
+    const bool last = a_order_.label(i) == -1;
+    reached_final_ |= last;
+    add(from, last ? kFinal : pair(a_.arcs[x].dest, b_.arcs[y].dest, false), a_.arcs[x].label, x, y);
+  }
+
+  const FsaView a_, b_;
+  const LabelOrder &a_order_, &b_order_;
+  const bool epsilons_;
+  Numbering pairs_;
+  std::vector<uint64_t> wanted_;  // the pairs that the batch's arcs lead to
+  bool reached_final_ = false;
+  FsaResult out_;
+};
 
 }  // namespace lattica

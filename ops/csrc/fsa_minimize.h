@@ -26,9 +26,9 @@ class Minimizer {
     }
   }
 
-  FsaResult run() {
+  void run(Renumbering* out) {
     const int32_t n = fsa_.num_states;
-    if (n == 0) return FsaResult();
+    if (n == 0) return;
     if (goes_up(fsa_)) {
       std::unordered_map<Signature, int32_t, SignatureHash> groups;
       groups.reserve(n);
@@ -39,13 +39,12 @@ class Minimizer {
       refine();
     }
     // The last state of a group stands for it, except that the start stands for its own: arcs then still go up.
-    std::vector<int32_t> stands(num_groups_, -1), order(n, -1), number(num_groups_, -1), old_states;
+    std::vector<int32_t> stands(num_groups_, -1);
     for (int32_t s = 0; s < n; ++s) stands[group_[s]] = s;
     stands[group_[0]] = 0;
     for (int32_t s = 0; s < n; ++s)
-      if (stands[group_[s]] == s) number[group_[s]] = static_cast<int32_t>(old_states.size()), old_states.push_back(s);
-    for (int32_t s = 0; s < n; ++s) order[s] = number[group_[s]];
-    return renumber(fsa_, order, old_states);
+      if (stands[group_[s]] == s) out->append(s);
+    for (int32_t s = 0; s < n; ++s) out->order[s] = out->order[stands[group_[s]]];
   }
 
  private:

@@ -19,14 +19,14 @@ class EpsilonRemover {
  public:
   EpsilonRemover(const FsaView& fsa, const double* scores, bool all_paths)
       : fsa_(fsa), scores_(scores), all_paths_(all_paths), score_(fsa.num_states, kMinusInf),
-        via_(fsa.num_states, -1), visits_(fsa.num_states, 0), on_path_(fsa.num_states, 0) {}
+        via_(fsa.num_states, -1), visits_(fsa.num_states, 0), on_path_(fsa.num_states, 0), leads_on_(fsa.num_states, 0) {}
 
   FsaResult run() {
     const int32_t n = fsa_.num_states;
     if (n == 0) return std::move(out_);
     // Kept are the start and the states that a real label leads to, in their old order: what was top-sorted stays so.
-    std::vector<char> seen;
-    mark_accessible(fsa_, &seen);
+    std::vector<char> seen(n);
+    mark_accessible(fsa_, seen.data());
     std::vector<int32_t> number(n, -1), states{0};
     number[0] = 0;
     for (int32_t s = 0; s < n; ++s)
@@ -35,6 +35,7 @@ class EpsilonRemover {
     number[fsa_.final_state()] = -1;
     for (int32_t s = 1; s < n; ++s)
       if (number[s] == 0) number[s] = static_cast<int32_t>(states.size()), states.push_back(s);
+    mark_leading_on();
     if (n > 1) number[fsa_.final_state()] = static_cast<int32_t>(states.size());
     out_.num_states = static_cast<int32_t>(states.size()) + (n > 1 ? 1 : 0);
     for (size_t i = 0; i < states.size() && !out_.error; ++i) {
@@ -55,6 +56,29 @@ class EpsilonRemover {
   }
 
  private:
+  // Which states have an arc with a real label, or come to one by epsilons: no others are worth a visit.
+  void mark_leading_on() {
+    std::vector<int32_t> splits, entering, stack;
+    for (int32_t s = 0; s < fsa_.num_states; ++s)
+      if (has_real_arc(s)) leads_on_[s] = 1, stack.push_back(s);
+    if (static_cast<int32_t>(stack.size()) + 1 >= fsa_.num_states) return;  // all but the final state
+    entering_arcs(fsa_, &splits, &entering);
+    while (!stack.empty()) {
+      const int32_t s = stack.back();
+      stack.pop_back();
+      for (int32_t i = splits[s]; i < splits[s + 1]; ++i) {
+        const Arc& arc = fsa_.arcs[entering[i]];
+        if (arc.label == 0 && !leads_on_[arc.src]) leads_on_[arc.src] = 1, stack.push_back(arc.src);
+      }
+    }
+  }
+
+  bool has_real_arc(int32_t s) const {
+    for (int32_t a = fsa_.begin(s); a < fsa_.end(s); ++a)
+      if (fsa_.arcs[a].label != 0) return true;
+    return false;
+  }
+
   void emit(int32_t a) {  // path_ then arc a
     out_.map_a.insert(out_.map_a.end(), path_.begin(), path_.end());
     out_.map_a.push_back(a);
@@ -84,6 +108,7 @@ class EpsilonRemover {
         }
         continue;
       }
+      if (!leads_on_[d]) continue;
       if (on_path_[d]) {
         out_.error = "remove_epsilon: an epsilon cycle has no finite set of paths; use the tropical semiring";
         return;
@@ -109,13 +134,14 @@ class EpsilonRemover {
         if (fsa_.arcs[a].label != 0) continue;
         const int32_t d = fsa_.arcs[a].dest;
         const double x = score_[t] + scores_[a];
-        if (!(x > score_[d])) continue;
+        if (!leads_on_[d] || !(x > score_[d])) continue;
         if (score_[d] == kMinusInf) closure_.push_back(d);
         score_[d] = x, via_[d] = a;
         queue_.push_back(d);
       }
     }
     for (int32_t t : closure_) {
+      if (!has_real_arc(t)) continue;  // the way there may be long
       path_.clear();
       for (int32_t u = t; u != s; u = fsa_.arcs[via_[u]].src) {
         path_.push_back(via_[u]);
@@ -136,7 +162,7 @@ class EpsilonRemover {
   bool all_paths_;
   std::vector<double> score_;
   std::vector<int32_t> via_, visits_;
-  std::vector<char> on_path_;
+  std::vector<char> on_path_, leads_on_;
   std::vector<int32_t> path_, path_states_, next_arc_, closure_, queue_;
   FsaResult out_;
 };

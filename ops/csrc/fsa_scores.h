@@ -128,6 +128,32 @@ inline void backward_scores_grad(const FsaView& fsa, const int32_t* best, const 
     }
 }
 
+// Of each arc the total score of the paths through it less that of all; -inf if the latter is not finite.
+inline void arc_post(const FsaView& fsa, const double* scores, const double* forward, const double* backward, double* post) {
+  if (fsa.num_states == 0) return;
+  const double total = forward[fsa.final_state()];
+  const bool some = std::isfinite(total);
+  for (int32_t s = 0; s < fsa.num_states; ++s)
+    for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a)
+      post[a] = some ? forward[s] + scores[a] + backward[fsa.arcs[a].dest] - total : kMinusInf;
+}
+
+// From the derivatives by the arcs' posteriors those by scores, forward and backward scores; the latter begin as zeros.
+inline void arc_post_grad(const FsaView& fsa, const double* forward, const double* post_grad, double* arc_grad, double* forward_grad,
+                          double* backward_grad) {
+  if (fsa.num_states == 0) return;
+  const bool some = std::isfinite(forward[fsa.final_state()]);
+  double all = 0;
+  for (int32_t s = 0; s < fsa.num_states; ++s)
+    for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a) {
+      const double g = arc_grad[a] = some ? post_grad[a] : 0;
+      forward_grad[s] += g;
+      backward_grad[fsa.arcs[a].dest] += g;
+      all += g;
+    }
+  forward_grad[fsa.final_state()] -= all;
+}
+
 // The best path backwards along the best entering arcs, as a linear FSA.
 inline FsaResult best_path(const FsaView& fsa, const int32_t* best) {
   FsaResult out;

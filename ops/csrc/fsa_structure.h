@@ -1,31 +1,37 @@
-// connect and top_sort: keep the useful states; order states so that arcs go up. Properties. One FSA a call.
+// connect, keep and top_sort: keep the useful states, those of some arcs; order states so that arcs go up. Properties. One FSA a call.
 #pragma once
 
 #include "fsa.h"
 
 namespace lattica {
 
-// States on a path from start to final, in their old order; nothing at all if there is no such path.
-inline FsaResult connect(const FsaView& fsa) {
-  std::vector<char> from_start, to_final;
-  mark_accessible(fsa, &from_start);
-  mark_coaccessible(fsa, &to_final);
-  std::vector<int32_t> order(fsa.num_states, -1), old_states;
-  old_states.reserve(fsa.num_states);
-  if (fsa.num_states && to_final[0])
-    for (int32_t s = 0; s < fsa.num_states; ++s)
-      if (from_start[s] && to_final[s]) order[s] = static_cast<int32_t>(old_states.size()), old_states.push_back(s);
-  return renumber(fsa, order, old_states);
+// States on a path from start to final (both marked beforehand), in their old order; nothing at all if there is no such path.
+inline void connect(const FsaView& fsa, const char* from_start, const char* to_final, Renumbering* out) {
+  std::fill(out->order, out->order + fsa.num_states, -1);
+  if (fsa.num_states == 0 || !to_final[0]) return;
+  for (int32_t s = 0; s < fsa.num_states; ++s)
+    if (from_start[s] & to_final[s]) out->append(s);
+}
+
+// All states, or those that arcs of the mask touch, the start and the final state, in their old order.
+inline void keep(const FsaView& fsa, const bool* arc_mask, bool all_states, Renumbering* out) {
+  if (fsa.num_states == 0) return;
+  int32_t* const order = out->order;
+  std::fill(order, order + fsa.num_states, all_states ? 0 : -1);
+  order[0] = order[fsa.final_state()] = 0;
+  for (int32_t a = fsa.first_arc(); a < fsa.first_arc() + fsa.num_arcs(); ++a)
+    if (arc_mask[a]) order[fsa.arcs[a].src] = order[fsa.arcs[a].dest] = 0;
+  for (int32_t s = 0; s < fsa.num_states; ++s)
+    if (order[s] == 0) out->append(s);
 }
 
 // Kahn's algorithm on the states reached from the start, first come first served, self-loops left out of account. The final state
 // comes last, reached or not.
-inline FsaResult top_sort(const FsaView& fsa) {
-  FsaResult out;
-  if (fsa.num_states == 0) return out;
-  std::vector<char> seen;
-  mark_accessible(fsa, &seen);
-  std::vector<int32_t> waiting(fsa.num_states, 0), order(fsa.num_states, -1), old_states{0};
+inline void top_sort(const FsaView& fsa, Renumbering* out) {
+  if (fsa.num_states == 0) return;
+  std::vector<char> seen(fsa.num_states);
+  mark_accessible(fsa, seen.data());
+  std::vector<int32_t> waiting(fsa.num_states, 0);
   int32_t reached = 0;
   for (int32_t s = 0; s < fsa.num_states; ++s) {
     if (!seen[s]) continue;
@@ -35,18 +41,15 @@ inline FsaResult top_sort(const FsaView& fsa) {
   }
   const int32_t final_state = fsa.final_state();
   const bool cyclic_start = waiting[0] > 0;
-  for (size_t i = 0; i < old_states.size() && !cyclic_start; ++i)
-    for (int32_t s = old_states[i], a = fsa.begin(s); a < fsa.end(s); ++a) {
+  std::fill(out->order, out->order + fsa.num_states, -1);
+  out->append(0);
+  for (int32_t i = 0; i < out->count && !cyclic_start; ++i)
+    for (int32_t s = out->states[i], a = fsa.begin(s); a < fsa.end(s); ++a) {
       const int32_t d = fsa.arcs[a].dest;
-      if (d != s && --waiting[d] == 0 && d != final_state) old_states.push_back(d);
+      if (d != s && --waiting[d] == 0 && d != final_state) out->append(d);
     }
-  if (final_state != 0) old_states.push_back(final_state);
-  if (cyclic_start || static_cast<int32_t>(old_states.size()) != reached + (seen[final_state] ? 0 : 1)) {
-    out.error = "top_sort: the FSA has a cycle (self-loops aside)";
-    return out;
-  }
-  for (size_t i = 0; i < old_states.size(); ++i) order[old_states[i]] = static_cast<int32_t>(i);
-  return renumber(fsa, order, old_states);
+  if (final_state != 0) out->append(final_state);
+  if (cyclic_start || out->count != reached + (seen[final_state] ? 0 : 1)) out->error = "top_sort: the FSA has a cycle (self-loops aside)";
 }
 
 // The bits of ops/fsa_properties.py. The arcs need not be valid: it is what this finds out.

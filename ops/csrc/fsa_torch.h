@@ -56,7 +56,7 @@ inline FsaVecView fsa_view(const Tensor& fsa_splits, const Tensor& state_splits,
   const FsaVecView view{fsa_splits.size(0) - 1, const_data<int32_t>(fsa_splits), const_data<int32_t>(state_splits),
                         const_data<Arc>(arcs)};
   std::atomic<bool> all_good{true};
-  constexpr int64_t kBlock = 1 << 14;  // states a task
+  constexpr int64_t kBlock = 1 << 16;  // states a task
   const int64_t num_states = state_splits.size(0) - 1;
   CpuBackend{}.for_each((num_states + kBlock - 1) / kBlock, [&](int64_t block) {
     const int32_t begin = static_cast<int32_t>(block * kBlock);
@@ -181,6 +181,71 @@ inline Joined join(const std::vector<FsaResult>& results, const Tensor& like) {
     }
   });
   return out;
+}
+
+// Renumberings of all FSAs, each in its part of two arrays over all states.
+struct Renumberings {
+  std::vector<int32_t> order, states;
+  std::vector<Renumbering> fsas;
+
+  explicit Renumberings(const FsaVecView& view)
+      : order(view.fsa_splits[view.num_fsas]), states(order.size()), fsas(view.num_fsas) {
+    for (int64_t i = 0; i < view.num_fsas; ++i) fsas[i] = {order.data() + view.fsa_splits[i], states.data() + view.fsa_splits[i]};
+  }
+};
+
+// The automata that renumberings make, with the arc map: arcs between kept states (of those that `arc_mask` has, if it is given) in
+// their old order. Threads share states, not FSAs.
+inline Joined renumber(const FsaVecView& fsas, const Renumberings& renumberings, const Tensor& like, const bool* arc_mask = nullptr) {
+  const int64_t n = fsas.num_fsas;
+  Tensor fsa_splits = new_ints(like, {n + 1});
+  int32_t* const first = data<int32_t>(fsa_splits);
+  first[0] = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const Renumbering& r = renumberings.fsas[i];
+    STD_TORCH_CHECK(r.error == nullptr, r.error, " (FSA ", i, ")");
+    first[i + 1] = first[i] + r.count;
+  }
+  const int64_t num_states = first[n];
+  // f(new state, FSA, its renumbering, old state) for every new state.
+  const auto for_each_state = [&](const auto& f) {
+    for_each_block(CpuBackend{}, num_states, 1 << 15, [&](int64_t begin, int64_t end) {
+      int64_t i = std::upper_bound(first, first + n + 1, static_cast<int32_t>(begin)) - first - 1;
+      for (int64_t s = begin; s < end; ++s) {
+        while (s >= first[i + 1]) ++i;
+        const Renumbering& r = renumberings.fsas[i];
+        f(s, fsas[i], r, r.states[s - first[i]]);
+      }
+    });
+  };
+  const auto stays = [&](const FsaView& fsa, const Renumbering& r, int32_t a) {
+    return (r.order[fsa.arcs[a].dest] >= 0) & (arc_mask == nullptr || arc_mask[a]);
+  };
+  Tensor state_splits = new_ints(like, {num_states + 1});
+  int32_t* const splits = data<int32_t>(state_splits);
+  for_each_state([&](int64_t s, const FsaView& fsa, const Renumbering& r, int32_t old) {
+    int32_t count = fsa.end(old) - fsa.begin(old);
+    if (arc_mask || r.count < fsa.num_states) {
+      count = 0;
+      for (int32_t a = fsa.begin(old); a < fsa.end(old); ++a) count += stays(fsa, r, a);
+    }
+    splits[s + 1] = count;
+  });
+  splits[0] = 0;
+  for (int64_t s = 0; s < num_states; ++s) splits[s + 1] += splits[s];
+  Tensor arcs = new_ints(like, {splits[num_states], 3}), map = new_ints(like, {splits[num_states]});
+  Arc* const arcs_out = data<Arc>(arcs);
+  int32_t* const map_out = data<int32_t>(map);
+  for_each_state([&](int64_t s, const FsaView& fsa, const Renumbering& r, int32_t old) {
+    int32_t k = splits[s];
+    const int32_t src = static_cast<int32_t>(r.order[old]);
+    for (int32_t a = fsa.begin(old); a < fsa.end(old); ++a) {
+      if (!stays(fsa, r, a)) continue;
+      arcs_out[k] = {src, r.order[fsa.arcs[a].dest], fsa.arcs[a].label};
+      map_out[k++] = a;
+    }
+  });
+  return {fsa_splits, state_splits, arcs, map, Tensor(), Tensor()};
 }
 
 using Tensors4 = std::tuple<Tensor, Tensor, Tensor, Tensor>;

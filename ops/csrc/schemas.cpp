@@ -63,6 +63,9 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   m.def("fsa_state_scores_by_level_grad(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor order, Tensor level_splits, "
         "Tensor entering_splits, Tensor entering, Tensor scores, bool forward, bool log_semiring, Tensor state_scores, "
         "Tensor best, Tensor shares, Tensor state_grad) -> Tensor");
+  m.def("fsa_arc_post(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, Tensor forward, Tensor backward) -> Tensor");
+  m.def("fsa_arc_post_grad(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor forward, Tensor post_grad) -> "
+        "(Tensor arc_grad, Tensor forward_grad, Tensor backward_grad)");
   m.def("fsa_shortest_path(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor best) -> "
         "(Tensor, Tensor, Tensor, Tensor)");
   m.def("fsa_random_paths(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor shares, Tensor path_splits, int seed) -> "
@@ -71,6 +74,8 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   m.def("fsa_properties(Tensor fsa_splits, Tensor state_splits, Tensor arcs) -> Tensor");
   m.def("fsa_ctc_graph(Tensor row_splits, Tensor symbols, bool modified) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("fsa_connect(Tensor fsa_splits, Tensor state_splits, Tensor arcs) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("fsa_keep(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor arc_mask, bool all_states) -> "
+        "(Tensor, Tensor, Tensor, Tensor)");
   m.def("fsa_top_sort(Tensor fsa_splits, Tensor state_splits, Tensor arcs) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("fsa_arc_sort(Tensor state_splits, Tensor arcs) -> Tensor");
   m.def("fsa_intersect(Tensor a_fsa_splits, Tensor a_state_splits, Tensor a_arcs, Tensor a_labels, Tensor b_fsa_splits, "
@@ -84,6 +89,10 @@ STABLE_TORCH_LIBRARY(lattica, m) {
         "(Tensor, Tensor, Tensor, Tensor)");
   m.def("fsa_potentials(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, bool log_semiring, "
         "float tolerance, int max_sweeps) -> Tensor");
+  // Values of arcs by an arc map: see ops/fsa_pick.py.
+  m.def("fsa_pick(Tensor src, Tensor map, float filler) -> Tensor");
+  m.def("fsa_pick_sum(Tensor src, Tensor map_splits, Tensor map) -> Tensor");
+  m.def("fsa_pick_lists(Tensor src, Tensor map_splits, Tensor map, float filler) -> (Tensor, Tensor)");
   // See ops/dense.py.
   m.def("fsa_intersect_dense(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, Tensor log_probs, "
         "Tensor segments, Tensor a_index, Tensor b_index, float search_beam, float output_beam, int min_active, "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ops.ragged.shape import splits_to_ids
+
 
 def _levels(splits: tuple[Tensor, Tensor], arcs3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Source and destination state of each arc over the whole vector, and the level of each state."""
@@ -92,3 +94,30 @@ def fsa_state_scores_grad(
         arc_grad[into] = grad[dest[into]] * part[into]
         grad = grad.index_add(0, src[into], arc_grad[into])
     return arc_grad
+
+
+def _places(fsa_splits: Tensor, state_splits: Tensor, arcs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The FSA, the source and the destination state of each arc, numbered over the whole vector."""
+    splits = fsa_splits.long()
+    src = splits_to_ids(state_splits, arcs.shape[0]).long()
+    fsa = splits_to_ids(fsa_splits, state_splits.numel() - 1).long()[src]
+    return fsa, src, splits[fsa] + arcs[:, 1]
+
+
+def fsa_arc_post(
+    fsa_splits: Tensor, state_splits: Tensor, arcs: Tensor, scores: Tensor, forward: Tensor, backward: Tensor
+) -> Tensor:
+    fsa, src, dest = _places(fsa_splits, state_splits, arcs)
+    total = forward[fsa_splits.long()[fsa + 1] - 1]
+    some = torch.isfinite(total)
+    return torch.where(some, forward[src] + scores + backward[dest] - torch.where(some, total, 0.0), float("-inf"))
+
+
+def fsa_arc_post_grad(
+    fsa_splits: Tensor, state_splits: Tensor, arcs: Tensor, forward: Tensor, post_grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    fsa, src, dest = _places(fsa_splits, state_splits, arcs)
+    final = fsa_splits.long()[fsa + 1] - 1
+    arc_grad = torch.where(torch.isfinite(forward[final]), post_grad, 0.0)
+    forward_grad = torch.zeros_like(forward).index_add(0, src, arc_grad).index_add(0, final, -arc_grad)
+    return arc_grad, forward_grad, torch.zeros_like(forward).index_add(0, dest, arc_grad)

@@ -13,11 +13,14 @@
 namespace lattica {
 namespace {
 
+// f(fsa, renumbering) for each FSA.
 template <typename F>
-Tensors4 unary(const Tensor& fsa_splits, const Tensor& state_splits, const Tensor& arcs, const F& f) {
+Tensors4 renumbered(const Tensor& fsa_splits, const Tensor& state_splits, const Tensor& arcs, const F& f) {
   const FsaVecView fsas = fsa_view(fsa_splits, state_splits, arcs);
-  const Joined out = join(for_each_fsa(fsas.num_fsas, [&](int64_t i) { return f(fsas[i]); }), arcs);
-  return {out.fsa_splits, out.state_splits, out.arcs, out.map_a};
+  Renumberings out(fsas);
+  CpuBackend{}.for_each(fsas.num_fsas, [&](int64_t i) { f(fsas[i], &out.fsas[i]); });
+  const Joined joined = renumber(fsas, out, arcs);
+  return {joined.fsa_splits, joined.state_splits, joined.arcs, joined.map_a};
 }
 
 template <typename F>
@@ -30,11 +33,37 @@ Tensors5 unary_lists(const Tensor& fsa_splits, const Tensor& state_splits, const
 }
 
 Tensors4 fsa_connect_cpu(const Tensor& fsa_splits, const Tensor& state_splits, const Tensor& arcs) {
-  return unary(fsa_splits, state_splits, arcs, connect);
+  const FsaVecView fsas = fsa_view(fsa_splits, state_splits, arcs);
+  std::vector<char> marks(2 * (state_splits.size(0) - 1));  // first from the starts, then from the ends
+  char* const ends = marks.data() + state_splits.size(0) - 1;
+  const int64_t ways = state_splits.size(0) > (1 << 16) ? 2 : 1;  // a large FSA is marked from both sides at once
+  CpuBackend{}.for_each(ways * fsas.num_fsas, [&](int64_t k) {
+    const int64_t i = k / ways, first = fsas.fsa_splits[i];
+    if (k % ways == 0) mark_accessible(fsas[i], marks.data() + first);
+    if (k % ways == ways - 1) mark_coaccessible(fsas[i], ends + first);
+  });
+  Renumberings out(fsas);
+  CpuBackend{}.for_each(fsas.num_fsas, [&](int64_t i) {
+    connect(fsas[i], marks.data() + fsas.fsa_splits[i], ends + fsas.fsa_splits[i], &out.fsas[i]);
+  });
+  const Joined joined = renumber(fsas, out, arcs);
+  return {joined.fsa_splits, joined.state_splits, joined.arcs, joined.map_a};
 }
 
 Tensors4 fsa_top_sort_cpu(const Tensor& fsa_splits, const Tensor& state_splits, const Tensor& arcs) {
-  return unary(fsa_splits, state_splits, arcs, top_sort);
+  return renumbered(fsa_splits, state_splits, arcs, top_sort);
+}
+
+// Of the arcs those that the mask has; of the states all, or those that these arcs touch, the start and the final state.
+Tensors4 fsa_keep_cpu(const Tensor& fsa_splits, const Tensor& state_splits, const Tensor& arcs, const Tensor& arc_mask, bool all_states) {
+  const FsaVecView fsas = fsa_view(fsa_splits, state_splits, arcs);
+  STD_TORCH_CHECK(arc_mask.dim() == 1 && arc_mask.scalar_type() == ScalarType::Bool && arc_mask.is_contiguous() &&
+                      arc_mask.size(0) == arcs.size(0), "arc_mask must be a contiguous bool tensor with one entry for each arc");
+  const bool* const mask = const_data<bool>(arc_mask);
+  Renumberings out(fsas);
+  CpuBackend{}.for_each(fsas.num_fsas, [&](int64_t i) { keep(fsas[i], mask, all_states, &out.fsas[i]); });
+  const Joined joined = renumber(fsas, out, arcs, mask);
+  return {joined.fsa_splits, joined.state_splits, joined.arcs, joined.map_a};
 }
 
 Tensor fsa_properties_cpu(const Tensor& fsa_splits, const Tensor& state_splits, const Tensor& arcs) {
@@ -78,7 +107,7 @@ Tensor fsa_arc_sort_cpu(const Tensor& state_splits, const Tensor& arcs) {
   const int32_t* splits = const_data<int32_t>(state_splits);
   const Arc* p = const_data<Arc>(arcs);
   const int64_t num_states = state_splits.size(0) - 1;
-  constexpr int64_t kBlock = 1 << 12;  // states a task
+  constexpr int64_t kBlock = 1 << 13;  // states a task
   CpuBackend{}.for_each((num_states + kBlock - 1) / kBlock, [&](int64_t block) {
     std::vector<std::pair<uint64_t, int32_t>> keys;
     const auto key = [p](int32_t a) {
@@ -107,8 +136,9 @@ Tensors5 fsa_intersect_cpu(const Tensor& a_fsa_splits, const Tensor& a_state_spl
   const FsaVecView a = fsa_view(a_fsa_splits, a_state_splits, a_arcs), b = fsa_view(b_fsa_splits, b_state_splits, b_arcs);
   check_ints(a_labels, "a_labels");
   STD_TORCH_CHECK(a_labels.size(0) == a_arcs.size(0), "a_labels must have one entry for each arc of a");
-  for (int64_t k = 0; k < a_arcs.size(0); ++k)
-    STD_TORCH_CHECK((const_data<int32_t>(a_labels)[k] == -1) == (a.arcs[k].label == -1),
+  const int32_t* const inner = const_data<int32_t>(a_labels);
+  for (int64_t k = 0, n = a_arcs.size(0); k < n; ++k)
+    STD_TORCH_CHECK((inner[k] == -1) == (a.arcs[k].label == -1),
                     "the inner labels of a must be -1 exactly on its arcs into the final state (arc ", k, ")");
   check_ints(a_index, "a_index");
   check_ints(b_index, "b_index");
@@ -121,10 +151,10 @@ Tensors5 fsa_intersect_cpu(const Tensor& a_fsa_splits, const Tensor& a_state_spl
   std::vector<int32_t> b_labels(b_arcs.size(0));
   for (size_t k = 0; k < b_labels.size(); ++k) b_labels[k] = b.arcs[k].label;
   std::vector<std::unique_ptr<LabelOrder>> a_order(a.num_fsas), b_order(b.num_fsas);
-  CpuBackend{}.for_each(a.num_fsas, [&](int64_t i) { a_order[i] = std::make_unique<LabelOrder>(a[i], const_data<int32_t>(a_labels)); });
+  CpuBackend{}.for_each(a.num_fsas, [&](int64_t i) { a_order[i] = std::make_unique<LabelOrder>(a[i], inner); });
   CpuBackend{}.for_each(b.num_fsas, [&](int64_t i) { b_order[i] = std::make_unique<LabelOrder>(b[i], b_labels.data()); });
   const Joined out = join(for_each_fsa(n, [&](int64_t i) {
-    return intersect(a[ai[i]], *a_order[ai[i]], b[bi[i]], *b_order[bi[i]], epsilons);
+    return Intersector(a[ai[i]], *a_order[ai[i]], b[bi[i]], *b_order[bi[i]], epsilons).run();
   }), a_arcs);
   return {out.fsa_splits, out.state_splits, out.arcs, out.map_a, out.map_b};
 }
@@ -146,8 +176,8 @@ Tensors4 fsa_minimize_cpu(const Tensor& fsa_splits, const Tensor& state_splits, 
   check_scores(scores, "scores", arcs.size(0));
   check_ints(aux, "aux");
   STD_TORCH_CHECK(aux.size(0) == arcs.size(0) && delta > 0, "aux must have one entry for each arc, and delta must be positive");
-  return unary(fsa_splits, state_splits, arcs, [&](const FsaView& fsa) {
-    return Minimizer(fsa, const_data<double>(scores), const_data<int32_t>(aux), delta).run();
+  return renumbered(fsa_splits, state_splits, arcs, [&](const FsaView& fsa, Renumbering* out) {
+    Minimizer(fsa, const_data<double>(scores), const_data<int32_t>(aux), delta).run(out);
   });
 }
 
@@ -170,6 +200,7 @@ STABLE_TORCH_LIBRARY_IMPL(lattica, CPU, m) {
   m.impl("fsa_properties", TORCH_BOX(&fsa_properties_cpu));
   m.impl("fsa_ctc_graph", TORCH_BOX(&fsa_ctc_graph_cpu));
   m.impl("fsa_connect", TORCH_BOX(&fsa_connect_cpu));
+  m.impl("fsa_keep", TORCH_BOX(&fsa_keep_cpu));
   m.impl("fsa_top_sort", TORCH_BOX(&fsa_top_sort_cpu));
   m.impl("fsa_arc_sort", TORCH_BOX(&fsa_arc_sort_cpu));
   m.impl("fsa_intersect", TORCH_BOX(&fsa_intersect_cpu));

@@ -66,6 +66,38 @@ Tensor fsa_state_scores_grad_cpu(const Tensor& fsa_splits, const Tensor& state_s
   return arc_grad;
 }
 
+Tensor fsa_arc_post_cpu(const Tensor& fsa_splits, const Tensor& state_splits, const Tensor& arcs, const Tensor& scores,
+                        const Tensor& forward, const Tensor& backward) {
+  const FsaVecView fsas = fsa_view(fsa_splits, state_splits, arcs);
+  const int64_t num_states = state_splits.size(0) - 1;
+  check_scores(scores, "scores", arcs.size(0));
+  check_scores(forward, "forward", num_states);
+  check_scores(backward, "backward", num_states);
+  Tensor post = empty_like_shape(scores, {arcs.size(0)});
+  const double *s = const_data<double>(scores), *f = const_data<double>(forward), *b = const_data<double>(backward);
+  CpuBackend{}.for_each(fsas.num_fsas, [&](int64_t i) {
+    const int32_t first = fsas.fsa_splits[i];
+    arc_post(fsas[i], s, f + first, b + first, data<double>(post));
+  });
+  return post;
+}
+
+std::tuple<Tensor, Tensor, Tensor> fsa_arc_post_grad_cpu(const Tensor& fsa_splits, const Tensor& state_splits, const Tensor& arcs,
+                                                         const Tensor& forward, const Tensor& post_grad) {
+  const FsaVecView fsas = fsa_view(fsa_splits, state_splits, arcs);
+  const int64_t num_states = state_splits.size(0) - 1;
+  check_scores(forward, "forward", num_states);
+  check_scores(post_grad, "post_grad", arcs.size(0));
+  Tensor arc_grad = empty_like_shape(forward, {arcs.size(0)});
+  Tensor forward_grad = torch::stable::new_zeros(forward, {num_states}), backward_grad = torch::stable::new_zeros(forward, {num_states});
+  CpuBackend{}.for_each(fsas.num_fsas, [&](int64_t i) {
+    const int32_t first = fsas.fsa_splits[i];
+    arc_post_grad(fsas[i], const_data<double>(forward) + first, const_data<double>(post_grad), data<double>(arc_grad),
+                  data<double>(forward_grad) + first, data<double>(backward_grad) + first);
+  });
+  return {arc_grad, forward_grad, backward_grad};
+}
+
 Tensors4 fsa_shortest_path_cpu(const Tensor& fsa_splits, const Tensor& state_splits, const Tensor& arcs, const Tensor& best) {
   const FsaVecView fsas = fsa_view(fsa_splits, state_splits, arcs);
   check_ints(best, "best");
@@ -112,6 +144,8 @@ std::tuple<Tensor, Tensor> fsa_random_paths_cpu(const Tensor& fsa_splits, const 
 STABLE_TORCH_LIBRARY_IMPL(lattica, CPU, m) {
   m.impl("fsa_state_scores", TORCH_BOX(&fsa_state_scores_cpu));
   m.impl("fsa_state_scores_grad", TORCH_BOX(&fsa_state_scores_grad_cpu));
+  m.impl("fsa_arc_post", TORCH_BOX(&fsa_arc_post_cpu));
+  m.impl("fsa_arc_post_grad", TORCH_BOX(&fsa_arc_post_grad_cpu));
   m.impl("fsa_shortest_path", TORCH_BOX(&fsa_shortest_path_cpu));
   m.impl("fsa_random_paths", TORCH_BOX(&fsa_random_paths_cpu));
 }
