@@ -187,7 +187,7 @@ def main() -> None:
         f"{today}, {cpu_name()}, {os.cpu_count()} CPUs, {args.threads} thread(s), torch {torch.__version__}, "
         f"load average before the run {load_before:.1f}.",
         f"Command: `python benchmarks/search.py --batch {args.batch} --seconds {args.seconds:g} "
-        f"--threads {args.threads} --repeats {args.repeats}{exp}`.",
+        f"--threads {args.threads} --repeats {args.repeats} --one-by-one {args.one_by_one}{exp}`.",
         "RTF: wall clock; CPU ms a frame: the process's CPU time per encoder frame (40 ms); best of the repeats (beam_search: "
         f"one run). One by one: the first {args.one_by_one} utterances.\n",
         "| utterances | what | RTF | CPU ms a frame | RTF with encoder | to greedy | tokens a frame |",

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from toolkit.config import Config, CorpusConfig, DecodingConfig, TablesConfig
+from toolkit.eval import cells as cells_module
 from toolkit.eval import tables as tables_module
 from toolkit.eval.cells import Cell, Laboratory, Result
 from toolkit.eval.findings import MISSING, NO, UNCLEAR, YES, Counts, compare, compare_speed, difference
@@ -137,3 +138,25 @@ def test_missing_runs_are_trained_when_asked(config: Config, tmp_path: Path) -> 
     assert experiments(config)["modified", 0.25] == "toy-modified-25"
     with pytest.raises(ValueError, match="some of 1"):
         TablesConfig(tables=[7])
+
+
+def test_a_checkpoint_that_was_replaced_is_loaded_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells of a run that goes on training belong to the checkpoint that their file's name says."""
+    config = Config(
+        name="toy",
+        exp_root=str(tmp_path),
+        corpus=CorpusConfig(name="toy"),
+        optim=None,  # type: ignore[arg-type]
+        decoding=DecodingConfig(),
+    )
+    (tmp_path / "run").mkdir()
+    best = tmp_path / "run" / "best.pt"
+    monkeypatch.setattr(cells_module, "load_model", lambda *_: (best.read_text(), "tokenizer", None))
+    best.write_text("first")
+    lab, cell = Laboratory(config, tmp_path), Cell("run", "greedy_search")
+    key, model = lab._key(cell), lab.model("run")
+    lab._encoded["test"] = ["of the first model"]
+    assert lab.model("run") is model and lab._encoded
+    best.write_text("second one")
+    assert lab._key(cell) != key
+    assert lab.model("run") == ("second one", "tokenizer") and not lab._encoded

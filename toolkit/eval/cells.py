@@ -64,7 +64,7 @@ class Laboratory:
     def __init__(self, config: Config, folder: Path) -> None:
         self.config, self.folder = config, folder / "cells"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._model: tuple[str, Any] | None = None
+        self._model: tuple[Any, Any] | None = None
         self._encoded: dict[str, list[Any]] = {}
 
     def experiment_dir(self, experiment: str) -> Path:
@@ -88,13 +88,12 @@ class Laboratory:
         return result
 
     def _key(self, cell: Cell) -> str:
-        checkpoint = checkpoint_path(self.experiment_dir(cell.experiment), self.config.decoding.checkpoint).stat()
         tables, corpus = self.config.tables, self.config.corpus
         timing = (tables.timing_utterances, tables.timing_repeats, torch.get_num_threads()) if cell.timing else ()
         depends = {
             "version": VERSION,
             "cell": dataclasses.asdict(cell),
-            "checkpoint": (checkpoint.st_size, checkpoint.st_mtime_ns),
+            "checkpoint": self._checkpoint(cell.experiment),
             "decoding": dataclasses.asdict(cell.decoding(self.config.decoding)),
             "test": (corpus.name, corpus.test, tables.max_utterances, self.config.data.max_seconds),
             "timing": timing,
@@ -104,14 +103,20 @@ class Laboratory:
 
     # -------------------------------------------------------------------------------------------------------- measuring
 
+    def _checkpoint(self, experiment: str) -> tuple[int, int]:
+        """What tells a checkpoint from one that replaces it: a run may still be training while it is measured."""
+        file = checkpoint_path(self.experiment_dir(experiment), self.config.decoding.checkpoint).stat()
+        return file.st_size, file.st_mtime_ns
+
     def model(self, experiment: str) -> Any:
-        """(model, tokenizer) of an experiment; one at a time is kept."""
-        if self._model is None or self._model[0] != experiment:
+        """(model, tokenizer) of an experiment; one at a time is kept, as long as its checkpoint is the same."""
+        loaded = (experiment, self._checkpoint(experiment))
+        if self._model is None or self._model[0] != loaded:
             d = self.config.decoding
             model, tokenizer, _ = load_model(
                 self.experiment_dir(experiment), d.checkpoint, d.avg, d.use_averaged_model, self.device
             )
-            self._model, self._encoded = (experiment, (model, tokenizer)), {}
+            self._model, self._encoded = (loaded, (model, tokenizer)), {}
         return self._model[1]
 
     @property
