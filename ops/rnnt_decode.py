@@ -231,7 +231,9 @@ class RnntDecodingStreams:
             )
         self._num_rows.append(log_probs.shape[0])
         if search is not None:
-            search.advance(log_probs.detach().to(self.device).float().contiguous(), all_rows)
+            if log_probs.device != self.device:
+                log_probs = log_probs.to(self.device)
+            search.advance(log_probs.detach().float().contiguous(), all_rows)
             return
         frame = torch.ops.lattica.decode_rnnt_advance(
             *self.graphs.host_tensors(), *self._state, log_probs.detach().cpu().float().contiguous(), config.num_contexts,

@@ -5,6 +5,7 @@ Legend: N streams, C contexts and S states that there is room for, A arcs, R row
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -163,15 +164,15 @@ class PaddedSearch:
         there_RS = torch.arange(graph_states_RS.shape[1], device=self.device) < num_states_R[:, None]
         graph_states = graph_states_RS[there_RS].cpu()
         state_splits, arc_splits = _splits(num_states_R.cpu()), _splits(num_arcs_R.cpu())
+        states_before, arcs_before = state_splits.tolist(), arc_splits.tolist()
         frames: list[FrameParts] = []
         first = 0
-        for count in (len(x.num_N) for x in self.arcs):
-            rows = slice(first, first + count + 1)
-            s, a = state_splits[rows], arc_splits[rows]
-            s_range, a_range = slice(int(s[0]), int(s[-1])), slice(int(a[0]), int(a[-1]))
-            frames.append((torch.arange(count + 1, dtype=torch.int32), s - s[0], graph_states[s_range], a - a[0],
-                           arcs[a_range], scores[a_range]))  # fmt: skip
-            first += count
+        for end in itertools.accumulate(len(x.num_N) for x in self.arcs):
+            s, a = slice(states_before[first], states_before[end]), slice(arcs_before[first], arcs_before[end])
+            rows = slice(first, end + 1)
+            frames.append((torch.arange(end - first + 1, dtype=torch.int32), state_splits[rows] - s.start, graph_states[s],
+                           arc_splits[rows] - a.start, arcs[a], scores[a]))  # fmt: skip
+            first = end
         return frames, finals
 
 

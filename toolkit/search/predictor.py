@@ -14,7 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WHOLE_TABLE = {"cpu": 1 << 10, "cuda": 1 << 14}  # contexts up to which all are evaluated beforehand
+from toolkit.search.waits import waiting_is_free
+
+# Contexts up to which all are evaluated beforehand; more on a GPU, where it is not free to ask which are new.
+WHOLE_TABLE = {"cpu": 1 << 10, "cuda": 1 << 14}
 SLOTS = 1 << 27  # CPU: contexts up to which an index of them is affordable (untouched pages of it cost nothing)
 
 
@@ -44,9 +47,10 @@ class Predictor:
         self.rows_RJ: Tensor | None = None
         self.num_rows = 1
         self.slot_C: Tensor | None = None
-        if self.num_contexts <= WHOLE_TABLE.get(device.type, 0):
+        free = waiting_is_free(device)
+        if self.num_contexts <= WHOLE_TABLE["cpu" if free else "cuda"]:
             self.rows_RJ = self._evaluate(torch.arange(self.num_contexts, device=device))
-        elif device.type == "cpu" and self.num_contexts <= SLOTS:
+        elif free and self.num_contexts <= SLOTS:
             self.slot_C = torch.zeros(self.num_contexts, dtype=torch.int32)
 
     def initial(self, *shape: int) -> Tensor:
@@ -65,7 +69,7 @@ class Predictor:
             out = self._cached(ids, self.slot_C)
         elif self.rows_RJ is not None:
             out = self.rows_RJ.index_select(0, ids)
-        else:  # on CUDA, asking what is new would be a synchronisation a frame
+        else:  # on a GPU, asking what is new would be a synchronisation a frame
             out = self._evaluate(ids)
         return out.view(*contexts.shape, out.shape[-1])
 
