@@ -150,7 +150,7 @@ class PaddedSearch:
         The number of copies and questions does not depend on that of frames.
         """
         last = PaddedStates(*(torch.cat(x[::-1]).cpu() for x in zip(*self.stopped)))
-        finals = [partial(_state_of, last, i) for i in range(len(last.num_states_N))]
+        finals: list[Callable[[], State]] = [partial(_state_of, last, i) for i in range(len(last.num_states_N))]
         if not self.arcs:
             return [], finals
         num_states_R, graph_states_RS = (torch.cat(x) for x in zip(*self.reached))

@@ -375,6 +375,19 @@ def test_a_team_of_threads_makes_the_same(count_last_frame: bool, monkeypatch: p
     assert torch.equal(together[1].arcs3, lattice.arcs3) and torch.equal(together[1].scores, lattice.scores)
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("count_last_frame", [True, False])
+def test_on_a_gpu(count_last_frame: bool) -> None:
+    chosen = config(2, 6.0, 7, 3, count_last_frame=count_last_frame)
+    graphs = [random_graph(seed, 6, 20) for seed in range(4)] + [ops.trivial_graph(V - 1)]
+    tables, lens = [table(seed) for seed in range(5)], [6, 5, 5, 3, 2]
+    frames, lattice, _ = frames_of(False, graphs, tables, chosen, lens)
+    on_gpu = frames_of(True, [g.to("cuda") for g in graphs], [x.cuda() for x in tables], chosen, lens)
+    assert on_gpu[0] == frames and on_gpu[1].device.type == "cuda"
+    assert torch.equal(on_gpu[1].arcs3.cpu(), lattice.arcs3)
+    torch.testing.assert_close(on_gpu[1].scores.cpu(), lattice.scores)
+
+
 def test_padded_contexts_are_those_of_get_contexts() -> None:
     streams = RnntDecodingStreams([RnntDecodingStream(ops.trivial_graph(V - 1)) for _ in range(3)], config(), True)
     streams.advance(table(3)[0, :1].expand(3, V))

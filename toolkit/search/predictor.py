@@ -27,10 +27,17 @@ class Predictor:
     model: a `TransducerModel`, or what has its `.decoder` (stateless), `.joiner`, `.vocab_size` and `.blank_id`.
     temperature: logits are divided by it: above 1 makes the model less sure of itself. More than 0.
     blank_penalty: taken off the logit of blank before that, for a model that leaves out too much.
+    remember: keep decoder outputs for the next question.
     """
 
     def __init__(
-        self, model: Any, device: torch.device, *, temperature: float = 1.0, blank_penalty: float = 0.0
+        self,
+        model: Any,
+        device: torch.device,
+        *,
+        temperature: float = 1.0,
+        blank_penalty: float = 0.0,
+        remember: bool = True,
     ) -> None:
         if not 0.0 < temperature < float("inf"):
             raise ValueError(f"temperature={temperature}: expected a number above 0")
@@ -48,6 +55,8 @@ class Predictor:
         self.num_rows = 1
         self.slot_C: Tensor | None = None
         free = waiting_is_free(device)
+        if not remember:
+            return
         if self.num_contexts <= WHOLE_TABLE["cpu" if free else "cuda"]:
             self.rows_RJ = self._evaluate(torch.arange(self.num_contexts, device=device))
         elif free and self.num_contexts <= SLOTS:
@@ -69,7 +78,7 @@ class Predictor:
             out = self._cached(ids, self.slot_C)
         elif self.rows_RJ is not None:
             out = self.rows_RJ.index_select(0, ids)
-        else:  # on a GPU, asking what is new would be a synchronisation a frame
+        else:  # on a GPU, asking what is new would make the host wait in every frame
             out = self._evaluate(ids)
         return out.view(*contexts.shape, out.shape[-1])
 
