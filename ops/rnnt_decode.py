@@ -7,7 +7,7 @@ Source: Kang et al., "Fast and parallel decoding for transducer", arXiv 2211.004
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from ops.fsa import Fsa
 from ops.fsa_attributes import pick
 from ops.ragged import RaggedShape, RaggedTensor
 from ops.ragged.functions import cat as ragged_cat
+from ops.rnnt_decode_batch import PaddedSearch, State
 
 MAX_ID = 2**63 - 1
 
@@ -92,8 +93,16 @@ class RnntDecodingStream:
         self.fsa = fsa
         self.device = fsa.device
         zero = torch.zeros(1, dtype=torch.int32)
-        self.state = (zero.long(), torch.tensor([0, 1], dtype=torch.int32), zero, torch.zeros(1, dtype=torch.float64))
+        start = (zero.long(), torch.tensor([0, 1], dtype=torch.int32), zero, torch.zeros(1, dtype=torch.float64))
+        self._state: State | Callable[[], State] = start
         self.history: list[tuple[_Frame, int]] = []  # the frame, and the number of this stream in it
+
+    @property
+    def state(self) -> State:
+        """Its active contexts, the splits of their states, those states of the graph, and their scores."""
+        if callable(self._state):
+            self._state = self._state()
+        return self._state
 
     def __str__(self) -> str:
         return f"RnntDecodingStream({len(self.history)} frames, {len(self.state[0])} contexts, {len(self.state[2])} states)"
@@ -111,10 +120,16 @@ class RnntDecodingStreams:
     Every frame emits blank or one symbol (the modified transducer), and blank leaves context and graph state alone.
     After flushing, streams can go on in other combinations when more frames have come.
 
-    src_streams: at least one, with graphs on one device; the bookkeeping is done on the CPU.
+    src_streams: at least one, with graphs on one device.
+    padded: how the bookkeeping is done. False: an utterance a thread of the CPU, each with as many contexts and states as
+      it has. True: on the graphs' device, in tensors with room for the most that `config` allows, so that `advance` makes
+      no host wait for a GPU; only `get_contexts` has to, see `padded_contexts`. None: True on a GPU. The results are the same.
+    Raises RuntimeError if it is padded and a label of a graph is not below vocab_size (otherwise `advance` does).
     """
 
-    def __init__(self, src_streams: Sequence[RnntDecodingStream], config: RnntDecodingConfig) -> None:
+    def __init__(
+        self, src_streams: Sequence[RnntDecodingStream], config: RnntDecodingConfig, padded: bool | None = None
+    ) -> None:
         if not src_streams:
             raise ValueError("RnntDecodingStreams: src_streams is empty")
         self.src_streams = list(src_streams)
@@ -125,17 +140,23 @@ class RnntDecodingStreams:
         self.config = config
         build.load()
         self.graphs = _Graphs([s.fsa for s in self.src_streams])
-        contexts, splits, graph_states, scores = zip(*(s.state for s in self.src_streams))
-        self._state = (
-            _to_splits([len(c) for c in contexts]),
-            _to_splits(torch.cat([s.diff() for s in splits])),
-            torch.cat(contexts),
-            torch.cat(graph_states),
-            torch.cat(scores),
-        )
+        states = [s.state for s in self.src_streams]
+        self._padded: PaddedSearch | None = None
+        if self.device.type == "cuda" if padded is None else padded:
+            self._padded = PaddedSearch(self.graphs.fsas, self.graphs.of_stream, states, config, self.device)
+        else:
+            contexts, splits, graph_states, scores = zip(*states)
+            self._state = (
+                _to_splits([len(c) for c in contexts]),
+                _to_splits(torch.cat([s.diff() for s in splits])),
+                torch.cat(contexts),
+                torch.cat(graph_states),
+                torch.cat(scores),
+            )
         self._running = self.num_streams
         self._frames: list[_Frame] = []
         self._num_rows: list[int] = []  # of the log_probs of each
+        self._ends = [0] * self.num_streams  # padded: frames that each stream has read here
         self._flushed = False
 
     def __str__(self) -> str:
@@ -147,9 +168,38 @@ class RnntDecodingStreams:
         """As get_contexts, but (stream of each context, context as a number in base vocab_size), both int64 on the
         CPU.
         """
-        self._check_open()
-        stream_splits, _, contexts, _, _ = self._state
+        stream_splits, contexts = self._contexts()
         return torch.repeat_interleave(stream_splits.diff().long()), contexts
+
+    def _contexts(self) -> tuple[Tensor, Tensor]:
+        """(splits of the running streams, contexts) on the CPU."""
+        self._check_open()
+        if self._padded is None:
+            return self._state[0], self._state[2]
+        state = self._padded.state
+        return _to_splits(state.num_contexts_N.cpu()), state.contexts_NC[self._padded.used()].cpu()
+
+    def padded_context_ids(self) -> tuple[Tensor, Tensor]:
+        """(contexts as numbers in base vocab_size, int64; which of them there are, bool), both (streams that run, room for
+        contexts) on the graphs' device, where streams are `padded`. Those that there are come first.
+        """
+        self._check_open()
+        if self._padded is None:
+            raise RuntimeError("padded_contexts: these RnntDecodingStreams are not padded: make them with padded=True")
+        return self._padded.state.contexts_NC, self._padded.used()
+
+    def padded_contexts(self) -> tuple[Tensor, Tensor]:
+        """For which contexts `advance` wants log-probabilities next, without asking a GPU how many there are.
+
+        Returns symbols int32 (streams that run, room for contexts, decoder_history_len) and which contexts there are, bool;
+        `advance` takes a row for each, in this order, and looks at those of contexts that there are.
+        """
+        ids_NC, used_NC = self.padded_context_ids()
+        return self._symbols(ids_NC), used_NC
+
+    def _symbols(self, contexts: Tensor) -> Tensor:
+        powers = self.config.vocab_size ** torch.arange(self.config.decoder_history_len - 1, -1, -1)
+        return (contexts[..., None] // powers.to(contexts.device) % self.config.vocab_size).int()
 
     def get_contexts(self) -> tuple[RaggedShape, Tensor]:
         """For which contexts `advance` wants log-probabilities next.
@@ -157,35 +207,39 @@ class RnntDecodingStreams:
         Returns the shape [stream][context] and the contexts' symbols, oldest first, int32 (tot_contexts,
         decoder_history_len); 0 before the first symbol. On the graphs' device.
         """
-        self._check_open()
-        splits, _, contexts, _, _ = self._state
+        splits, contexts = self._contexts()
         if self._running < self.num_streams:
             splits = torch.cat([splits, splits[-1:].expand(self.num_streams - self._running)])
-        powers = self.config.vocab_size ** torch.arange(self.config.decoder_history_len - 1, -1, -1)
-        symbols = (contexts[:, None] // powers % self.config.vocab_size).int()
-        return RaggedShape(splits=[splits]).to(self.device), symbols.to(self.device)
+        return RaggedShape(splits=[splits]).to(self.device), self._symbols(contexts).to(self.device)
 
     def advance(self, log_probs: Tensor) -> None:
         """Read one frame.
 
-        log_probs: float (tot_contexts, vocab_size), in the order of `get_contexts`; -inf and nan rule a symbol out. A
-        stream whose symbols are all ruled out has no states any more, and an empty lattice.
+        log_probs: float (tot_contexts, vocab_size), in the order of `get_contexts`, or with a row for each of
+        `padded_contexts`; -inf and nan rule a symbol out. A stream whose symbols are all ruled out has no states any more,
+        and an empty lattice.
         Raises ValueError if the shape is another, RuntimeError if the graph has a symbol beyond vocab_size.
         """
         self._check_open()
-        config = self.config
-        expected = (len(self._state[2]), config.vocab_size)
+        config, search = self.config, self._padded
+        all_rows = search is not None and log_probs.shape[:1] == (search.n * search.width_c,)
+        expected = (log_probs.shape[0] if all_rows else len(self._contexts()[1]), config.vocab_size)
         if log_probs.shape != expected or not log_probs.is_floating_point():
             raise ValueError(
                 f"advance: log_probs must be float {expected}, a row for each context, got {log_probs.dtype} "
                 f"{tuple(log_probs.shape)}"
             )
+        self._num_rows.append(log_probs.shape[0])
+        if search is not None:
+            if log_probs.device != self.device:
+                log_probs = log_probs.to(self.device)
+            search.advance(log_probs.detach().float().contiguous(), all_rows)
+            return
         frame = torch.ops.lattica.decode_rnnt_advance(
-            *self.graphs.tensors, *self._state, log_probs.detach().cpu().float().contiguous(), config.num_contexts,
+            *self.graphs.host_tensors(), *self._state, log_probs.detach().cpu().float().contiguous(), config.num_contexts,
             config.beam, config.max_states, config.max_contexts, not config.count_last_frame,
         )  # fmt: skip
         self._frames.append(_Frame(*frame))
-        self._num_rows.append(log_probs.shape[0])
         self._state = frame[:5]
 
     def keep_running(self, n: int) -> None:
@@ -196,6 +250,11 @@ class RnntDecodingStreams:
         self._check_open()
         if not 0 <= n <= self._running:
             raise ValueError(f"keep_running: n={n}: expected at most {self._running}, the streams that still run")
+        if self._padded is not None:
+            self._padded.keep_running(n)
+            self._ends[n : self._running] = [len(self._num_rows)] * (self._running - n)
+            self._running = n
+            return
         stream_splits, context_splits, contexts, graph_states, scores = self._state
         for i in range(n, self._running):
             c = slice(int(stream_splits[i]), int(stream_splits[i + 1]))
@@ -210,7 +269,7 @@ class RnntDecodingStreams:
     def _stop(self, i: int, contexts: Tensor, splits: Tensor, graph_states: Tensor, scores: Tensor) -> None:
         """Hand stream i what has been found in it."""
         s = slice(int(splits[0]), int(splits[-1]))
-        self.src_streams[i].state = (contexts, splits - splits[0], graph_states[s], scores[s])
+        self.src_streams[i]._state = (contexts, splits - splits[0], graph_states[s], scores[s])
         self.src_streams[i].history += [(frame, i) for frame in self._frames]
 
     def terminate_and_flush_to_streams(self) -> None:
@@ -218,6 +277,14 @@ class RnntDecodingStreams:
         self._check_open()
         self.keep_running(0)
         self._flushed = True
+        if self._padded is None:
+            return
+        frames, states = self._padded.to_host()
+        nothing = torch.zeros(0)
+        self._frames = [_Frame(*f[:2], nothing, f[2], nothing, *f[3:]) for f in frames]
+        for i, (stream, end, state) in enumerate(zip(self.src_streams, self._ends, states)):
+            stream._state = state
+            stream.history += [(frame, i) for frame in self._frames[:end]]
 
     def _check_open(self) -> None:
         if self._flushed:
@@ -292,7 +359,7 @@ class RnntDecodingStreams:
             for x in (f.stream_splits, f.context_splits, f.graph_states, f.arc_splits, f.arcs, f.arc_scores)
         ]
         *arcs, scores, graph_arc, row = torch.ops.lattica.decode_rnnt_lattice(
-            *self.graphs.tensors, parts, rows_before, _to_splits(num_frames),
+            *self.graphs.host_tensors(), parts, rows_before, _to_splits(num_frames),
             torch.tensor(history, dtype=torch.int32).view(-1, 2), allow_partial,
             not self.config.count_last_frame,
         )  # fmt: skip
@@ -322,14 +389,20 @@ class _Graphs:
         self.fsas = list(by_id.values())
         number = {key: i for i, key in enumerate(by_id)}
         self.of_stream = torch.tensor([number[id(fsa)] for fsa in fsas], dtype=torch.int32)
-        self.tensors = (
-            [fsa.splits()[1].cpu() for fsa in self.fsas],
-            [fsa.arcs3.cpu() for fsa in self.fsas],
-            [fsa.scores.detach().cpu().float().contiguous() for fsa in self.fsas],
-            self.of_stream,
-        )
+        self._host_tensors: tuple[Any, ...] | None = None
         counts = torch.tensor([fsa.num_arcs for fsa in self.fsas])
         self.first_arc = counts.cumsum(0) - counts
+
+    def host_tensors(self) -> tuple[Any, ...]:
+        """Splits, arcs and scores of each graph, and which stream has which; on the CPU."""
+        if self._host_tensors is None:
+            self._host_tensors = (
+                [fsa.splits()[1].cpu() for fsa in self.fsas],
+                [fsa.arcs3.cpu() for fsa in self.fsas],
+                [fsa.scores.detach().cpu().float().contiguous() for fsa in self.fsas],
+                self.of_stream,
+            )
+        return self._host_tensors
 
     def _place(self, lattice: Fsa, graph_arc: Tensor) -> Tensor:
         """The place of each arc in the arcs of all graphs, one after another; -1 for none."""

@@ -193,7 +193,7 @@ class RnntAdvancer {
     kept_.erase(std::remove_if(kept_.begin(), kept_.end(), worse), kept_.end());
     if (static_cast<int64_t>(kept_.size()) <= search.max_states) return;
     std::nth_element(kept_.begin(), kept_.begin() + search.max_states, kept_.end(), [&](int32_t i, int32_t j) {
-      return dests_[i].score > dests_[j].score || (dests_[i].score == dests_[j].score && i < j);
+      return dests_[i].score > dests_[j].score || (dests_[i].score == dests_[j].score && before(i, j));
     });
     kept_.resize(search.max_states);
   }
@@ -218,10 +218,12 @@ class RnntAdvancer {
   }
 
   void sort_kept() {
-    std::sort(kept_.begin(), kept_.end(), [&](int32_t i, int32_t j) {
-      const Dest &x = dests_[i], &y = dests_[j];
-      return x.context < y.context || (x.context == y.context && x.graph_state < y.graph_state);
-    });
+    std::sort(kept_.begin(), kept_.end(), [&](int32_t i, int32_t j) { return before(i, j); });
+  }
+
+  bool before(int32_t i, int32_t j) const {
+    const Dest &x = dests_[i], &y = dests_[j];
+    return x.context < y.context || (x.context == y.context && x.graph_state < y.graph_state);
   }
 
   void emit() {

@@ -139,6 +139,14 @@ STABLE_TORCH_LIBRARY(lattica, m) {
         "Tensor[] frames, Tensor rows_before, Tensor history_splits, Tensor history, bool allow_partial, bool final_frame) -> "
         "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
+  // The same frame in arrays of fixed size, without a question from the host: see ops/rnnt_decode_batch.py.
+  m.def("decode_rnnt_batch_scratch(Tensor like, int streams, int vocab_size, int max_contexts, int max_states, int candidates, "
+        "int most_words) -> Tensor");
+  m.def("decode_rnnt_batch_advance(Tensor[] graphs, Tensor[] states, Tensor rows, Tensor log_probs, Tensor(a!) scratch, int n, "
+        "int num_context_ids, float beam, int max_states, int max_contexts, bool final_frame, int candidates, int arc_capacity, "
+        "int most_graph_states, int team) -> "
+        "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+
   // The CTC decoder (ops/ctc_decoder.py). Decoders and streams are numbers; results are scores, where each utterance's
   // hypotheses and each hypothesis's events begin, the events (token, frame, last frame, word) and their highest emissions.
   m.def("ctc_decoder_read_lexicon(Tensor text, Tensor tokens, str name) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");

@@ -11,8 +11,15 @@ from torch import Tensor
 
 import ops
 from ops import Fsa, RnntDecodingConfig, RnntDecodingStream, RnntDecodingStreams
+from ops.rnnt_decode_batch import TEAM
 
 V = 4
+
+
+@pytest.fixture(params=[False, True], ids=["a stream a thread", "padded"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How the bookkeeping is done."""
+    monkeypatch.setattr(RnntDecodingStreams.__init__, "__defaults__", (request.param,))
 
 
 def table(seed: int, history: int = 2) -> Tensor:
@@ -85,6 +92,7 @@ LOOP = "0 0 1 -0.5\n0 1 2 0.3\n1 0 3 0\n0 1 1 -0.25\n1 1 2 0.1\n0 2 -1 0.2\n1 2 
 
 @pytest.mark.parametrize("history", [1, 2])
 @pytest.mark.parametrize("name", ["trivial", "loop", "linear"])
+@pytest.mark.usefixtures("way")
 def test_wide_search_has_all_paths(name: str, history: int) -> None:
     graph = {
         "trivial": ops.trivial_graph(V - 1),
@@ -99,6 +107,7 @@ def test_wide_search_has_all_paths(name: str, history: int) -> None:
     torch.testing.assert_close(lattice.get_tot_scores(True, False)[0], scores.max(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.usefixtures("way")
 def test_limits_hold_and_only_take_away() -> None:
     log_probs, graph = table(2), ops.trivial_graph(V - 1)
     whole = lattice_of(graph, log_probs, 8, config()).get_tot_scores(True, True)
@@ -107,14 +116,16 @@ def test_limits_hold_and_only_take_away() -> None:
         for t in range(8):
             ids = streams.context_ids()[1]
             streams.advance(log_probs[t, ids])
-            states = len(streams._state[3])
-            assert len(streams.context_ids()[1]) <= min(narrow.max_contexts, states) and states <= narrow.max_states
-            scores = streams._state[4]
-            assert float(scores.max() - scores.min()) <= narrow.beam
         streams.terminate_and_flush_to_streams()
+        for frame, _ in streams.src_streams[0].history:
+            assert len(frame.graph_states) <= narrow.max_states
+        contexts, _, _, scores = streams.src_streams[0].state
+        assert len(contexts) <= min(narrow.max_contexts, len(scores))
+        assert float(scores.max() - scores.min()) <= narrow.beam
         assert streams.format_output([8]).get_tot_scores(True, True) < whole
 
 
+@pytest.mark.usefixtures("way")
 def test_one_state_is_greedy() -> None:
     log_probs = table(3)
     lattice = lattice_of(ops.trivial_graph(V - 1), log_probs, 8, config(states=1))
@@ -126,6 +137,7 @@ def test_one_state_is_greedy() -> None:
     assert ops.shortest_path(lattice, True).labels.tolist() == [*path, -1]
 
 
+@pytest.mark.usefixtures("way")
 def test_each_max_is_counted_per_stream_and_a_batch_is_one_by_one() -> None:
     graphs = [ops.trivial_graph(V - 1), Fsa.from_str(LOOP), ops.linear_fsa([1, 2, 3])]
     tables, lens = [table(4), table(5), table(6)], [8, 5, 3]
@@ -138,6 +150,7 @@ def test_each_max_is_counted_per_stream_and_a_batch_is_one_by_one() -> None:
         assert torch.equal(together[i].arcs3, alone.arcs3) and torch.equal(together[i].scores, alone.scores)
 
 
+@pytest.mark.usefixtures("way")
 def test_streams_that_stop_early_and_go_on_elsewhere() -> None:
     """keep_running, and flushing in the middle and combining anew, change nothing."""
     graph, tables, lens = ops.trivial_graph(V - 1), [table(4), table(5), table(6)], [8, 5, 3]
@@ -168,6 +181,7 @@ def test_streams_that_stop_early_and_go_on_elsewhere() -> None:
         third.format_output([8, 3], log_probs=torch.zeros(sum(third._num_rows), V))
 
 
+@pytest.mark.usefixtures("way")
 def test_attributes_of_different_graphs() -> None:
     a, b = ops.trivial_graph(V - 1), Fsa.from_str(LOOP)
     a.phrase = ops.RaggedTensor([[int(x), 7] if x > 0 else [] for x in a.labels], dtype=torch.int32)
@@ -191,6 +205,7 @@ def test_attributes_of_different_graphs() -> None:
 
 
 @pytest.mark.parametrize("count_last_frame", [True, False])
+@pytest.mark.usefixtures("way")
 def test_scores_from_log_probs_have_gradients(count_last_frame: bool) -> None:
     graphs = [Fsa.from_str(LOOP), ops.trivial_graph(V - 1)]
     for graph in graphs:
@@ -211,6 +226,7 @@ def test_scores_from_log_probs_have_gradients(count_last_frame: bool) -> None:
     assert torch.autograd.gradcheck(total, inputs)
 
 
+@pytest.mark.usefixtures("way")
 def test_no_frames_no_path_and_nothing_left() -> None:
     graph = ops.linear_fsa([1, 2])
     empty = lattice_of(graph, table(1), 0, config())
@@ -225,6 +241,7 @@ def test_no_frames_no_path_and_nothing_left() -> None:
         assert lattice.num_arcs == 0 and lattice.get_tot_scores(True, True).tolist() == [-math.inf]
 
 
+@pytest.mark.usefixtures("way")
 def test_results_do_not_depend_on_threads() -> None:
     threads = torch.get_num_threads()
     made = []
@@ -240,6 +257,7 @@ def test_results_do_not_depend_on_threads() -> None:
     assert torch.equal(made[0].arcs3, made[1].arcs3) and torch.equal(made[0].scores, made[1].scores)
 
 
+@pytest.mark.usefixtures("way")
 def test_a_label_zero_is_taken_with_a_blank() -> None:
     graph = Fsa.from_str("0 1 0 -0.5\n1 2 2 0\n2 3 -1 0\n3")
     log_probs = table(1)
@@ -249,6 +267,7 @@ def test_a_label_zero_is_taken_with_a_blank() -> None:
     torch.testing.assert_close(lattice.get_tot_scores(False, True)[0], expected)
 
 
+@pytest.mark.usefixtures("way")
 def test_bad_arguments_are_named() -> None:
     graph = ops.trivial_graph(V - 1)
     for name, value in (("vocab_size", 0), ("max_states", 0), ("max_contexts", -1), ("beam", 0.0)):
@@ -276,6 +295,104 @@ def test_bad_arguments_are_named() -> None:
         streams.format_output([1, 1])
     with pytest.raises(ValueError, match=r"log_probs must be \(1, 4\)"):
         streams.format_output([1], log_probs=torch.zeros(2, V))
-    beyond = RnntDecodingStreams([RnntDecodingStream(ops.trivial_graph(V))], config())
     with pytest.raises(RuntimeError, match="not below vocab_size: 4"):
-        beyond.advance(torch.zeros(1, V))
+        RnntDecodingStreams([RnntDecodingStream(ops.trivial_graph(V))], config()).advance(torch.zeros(1, V))
+
+
+def random_graph(seed: int, states: int, arcs: int) -> Fsa:
+    """Arcs of any kind: parallel ones, loops, ones without a symbol, several ends, scores that are equal by chance."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(high: int, n: int = arcs) -> Tensor:
+        return torch.randint(high, (n,), generator=generator)
+
+    rows = torch.stack([draw(states), draw(states), draw(V), -draw(3)], 1).tolist()
+    rows += [[s, states, -1, -1] for s in draw(states, 3).tolist()]
+    return Fsa.from_str("\n".join(" ".join(map(str, row)) for row in [*sorted(rows), [states]]))
+
+
+def frames_of(
+    padded: bool, graphs: list[Fsa], tables: list[Tensor], chosen: RnntDecodingConfig, lens: list[int]
+) -> tuple[list[list[list]], Fsa, RnntDecodingStreams]:
+    """For each stream and frame: states of the graph, arcs and their scores; the lattice; the streams."""
+    streams = RnntDecodingStreams([RnntDecodingStream(g) for g in graphs], chosen, padded)
+    for t in range(max(lens)):
+        running = sum(n > t for n in lens)
+        streams.keep_running(running)
+        if padded:
+            ids_NC, used_NC = streams.padded_context_ids()
+            rows = torch.stack([tables[i][t, ids_C] for i, ids_C in enumerate(ids_NC)])
+            rows[~used_NC] = float("nan")  # nobody looks there
+            streams.advance(rows.view(-1, V))
+        else:
+            owner, ids = streams.context_ids()
+            streams.advance(torch.stack([tables[i][t, c] for i, c in zip(owner.tolist(), ids.tolist())]))
+    streams.terminate_and_flush_to_streams()
+    found = []
+    for stream in streams.src_streams:
+        found.append([])
+        for frame, i in stream.history:
+            ends = [int(frame.context_splits[int(frame.stream_splits[j])]) for j in (i, i + 1)]
+            arcs = slice(int(frame.arc_splits[i]), int(frame.arc_splits[i + 1]))
+            of_graph = frame.arcs[arcs, :3].tolist()
+            found[-1].append([frame.graph_states[slice(*ends)].tolist(), of_graph, frame.arc_scores[arcs].tolist()])
+    return found, streams.format_output(lens, allow_partial=True), streams
+
+
+@pytest.mark.parametrize("count_last_frame", [True, False])
+@pytest.mark.parametrize(
+    "bounds", [(1000.0, 1000, 1000), (4.0, 1000, 1000), (1000.0, 5, 1000), (1000.0, 1000, 2), (6.0, 7, 3)]
+)
+def test_padded_frames_are_those_of_a_stream_a_thread(
+    bounds: tuple[float, int, int], count_last_frame: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """States, arcs and scores of every frame, on random graphs, with scores that tie and a table of few values."""
+    chosen = config(2, *bounds, count_last_frame=count_last_frame)
+    graphs = [random_graph(seed, 6, 20) for seed in range(4)] + [ops.trivial_graph(V - 1)]
+    tables = [table(seed).mul(2).round().div(2) for seed in range(5)]
+    tables[1][3, :, 1] = float("nan")
+    tables[2][2, :, 0] = -math.inf
+    lens = [6, 5, 5, 3, 2]
+    frames, lattice, streams = frames_of(False, graphs, tables, chosen, lens)
+    expected = [s.state for s in streams.src_streams]
+    monkeypatch.setattr("ops.rnnt_decode_batch.MOST_WORDS", 1)  # memory for one stream only: they take turns
+    padded = frames_of(True, graphs, tables, chosen, lens)
+    assert padded[0] == frames
+    assert torch.equal(padded[1].arcs3, lattice.arcs3) and torch.equal(padded[1].scores, lattice.scores)
+    for stream, state in zip(padded[2].src_streams, expected):
+        assert all(torch.equal(x, y) for x, y in zip(stream.state, state))
+
+
+@pytest.mark.parametrize("count_last_frame", [True, False])
+def test_a_team_of_threads_makes_the_same(count_last_frame: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU's program with a CPU thread for each of a block's threads: nobody forgets to wait for the others."""
+    chosen = config(1, 6.0, 5, 2, count_last_frame=count_last_frame)
+    graphs, tables = [random_graph(7, 5, 14), ops.trivial_graph(V - 1)], [table(1, 1), table(2, 1)]
+    frames, lattice, _ = frames_of(False, graphs, tables, chosen, [3, 3])
+    monkeypatch.setitem(TEAM, "cpu", 3)
+    together = frames_of(True, graphs, tables, chosen, [3, 3])
+    assert together[0] == frames
+    assert torch.equal(together[1].arcs3, lattice.arcs3) and torch.equal(together[1].scores, lattice.scores)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("count_last_frame", [True, False])
+def test_on_a_gpu(count_last_frame: bool) -> None:
+    chosen = config(2, 6.0, 7, 3, count_last_frame=count_last_frame)
+    graphs = [random_graph(seed, 6, 20) for seed in range(4)] + [ops.trivial_graph(V - 1)]
+    tables, lens = [table(seed) for seed in range(5)], [6, 5, 5, 3, 2]
+    frames, lattice, _ = frames_of(False, graphs, tables, chosen, lens)
+    on_gpu = frames_of(True, [g.to("cuda") for g in graphs], [x.cuda() for x in tables], chosen, lens)
+    assert on_gpu[0] == frames and on_gpu[1].device.type == "cuda"
+    assert torch.equal(on_gpu[1].arcs3.cpu(), lattice.arcs3)
+    torch.testing.assert_close(on_gpu[1].scores.cpu(), lattice.scores)
+
+
+def test_padded_contexts_are_those_of_get_contexts() -> None:
+    streams = RnntDecodingStreams([RnntDecodingStream(ops.trivial_graph(V - 1)) for _ in range(3)], config(), True)
+    streams.advance(table(3)[0, :1].expand(3, V))
+    symbols_NCH, used_NC = streams.padded_contexts()
+    shape, symbols = streams.get_contexts()
+    assert torch.equal(symbols_NCH[used_NC], symbols) and used_NC.sum(1).tolist() == shape.row_splits(1).diff().tolist()
+    with pytest.raises(RuntimeError, match="padded=True"):
+        RnntDecodingStreams([RnntDecodingStream(ops.trivial_graph(V - 1))], config(), False).padded_contexts()

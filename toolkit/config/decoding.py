@@ -102,6 +102,9 @@ class DecodingConfig(Section):
     biasing: Any = None  # a list of phrases, or a file of them (toolkit/search/biasing.py)
     bias_scale: Any = 1.0  # nats for each token of a phrase
     max_duration: float = 200.0
+    cuda_graphs: bool = (
+        True  # on a GPU: greedy and modified beam search record their frames (toolkit/search/cuda_graph.py)
+    )
     # Which model: "best", "last", an epoch number, or a path; `avg` averages that many epochs up to it.
     checkpoint: str = "best"
     avg: int = 1

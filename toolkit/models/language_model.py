@@ -69,8 +69,11 @@ class LanguageModel(nn.Module):
         """The memory before `<sos/eos>`."""
         raise TypeError("LanguageModel is a base class: use LstmLm or TransformerLm")
 
-    def step(self, tokens_B: Tensor, caches: Caches) -> tuple[Tensor, Caches]:
-        """Read one more token in each row: (log-probabilities (B, V) of the next one, new memory)."""
+    def step(self, tokens_B: Tensor, caches: Caches, longest: int | None = None) -> tuple[Tensor, Caches]:
+        """Read one more token in each row: (log-probabilities (B, V) of the next one, new memory).
+
+        longest: no row has read more tokens so far. Given it, nothing is asked of a GPU.
+        """
         raise TypeError("LanguageModel is a base class: use LstmLm or TransformerLm")
 
 
@@ -89,7 +92,7 @@ class LstmLm(LanguageModel):
         zeros_BLD = torch.zeros(batch_size, self.lstm.num_layers, self.lstm.hidden_size, device=device)
         return zeros_BLD, zeros_BLD
 
-    def step(self, tokens_B: Tensor, caches: Caches) -> tuple[Tensor, Caches]:
+    def step(self, tokens_B: Tensor, caches: Caches, longest: int | None = None) -> tuple[Tensor, Caches]:
         h_LBD, c_LBD = (x.transpose(0, 1).contiguous() for x in caches)
         x_B1D, (h_LBD, c_LBD) = self.lstm(self.embedding(tokens_B[:, None]), (h_LBD, c_LBD))
         return self._classify(x_B1D[:, 0]), (h_LBD.transpose(0, 1), c_LBD.transpose(0, 1))
@@ -118,9 +121,9 @@ class TransformerLm(LanguageModel):
         shape = (batch_size, len(self.layers), 2, CHUNK, self.dim)
         return torch.zeros(shape, device=device), torch.zeros(batch_size, dtype=torch.int64, device=device)
 
-    def step(self, tokens_B: Tensor, caches: Caches) -> tuple[Tensor, Caches]:
+    def step(self, tokens_B: Tensor, caches: Caches, longest: int | None = None) -> tuple[Tensor, Caches]:
         memory_BL2UD, lens_B = caches
-        if int(lens_B.max()) >= memory_BL2UD.shape[3]:
+        if (int(lens_B.max()) if longest is None else longest) >= memory_BL2UD.shape[3]:
             memory_BL2UD = F.pad(memory_BL2UD, (0, 0, 0, CHUNK))
         position_U = torch.arange(memory_BL2UD.shape[3], device=tokens_B.device)
         here_BU1 = (position_U == lens_B[:, None])[:, :, None]

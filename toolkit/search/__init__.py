@@ -107,10 +107,18 @@ def _nbest(config: DecodingConfig) -> dict[str, Any]:
 
 SEARCHES: dict[str, Search] = {
     "greedy_search": lambda model, enc, lens, config, scorers=(): greedy_search(
-        model, enc, lens, config.max_symbols, **_softmax(config), scorers=scorers
+        model, enc, lens, config.max_symbols, **_softmax(config), scorers=scorers, cuda_graphs=config.cuda_graphs
     ),
     "modified_beam_search": lambda model, enc, lens, config, scorers=(): modified_beam_search(
-        model, enc, lens, config.beam, config.length_norm, merge=config.merge, **_softmax(config), scorers=scorers
+        model,
+        enc,
+        lens,
+        config.beam,
+        config.length_norm,
+        merge=config.merge,
+        **_softmax(config),
+        scorers=scorers,
+        cuda_graphs=config.cuda_graphs,
     ),
     "beam_search": lambda model, enc, lens, config, scorers=(): beam_search(
         model,

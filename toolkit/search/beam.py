@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from toolkit.search.cuda_graph import Step, recorded, whole_batch
 from toolkit.search.predictor import Predictor, check_encoder_out
 from toolkit.search.result import Hypothesis, SearchResult
 from toolkit.search.scorers import Scorer, reorder
 from toolkit.search.scorers import combine as combine_scorers
+from toolkit.search.waits import waiting_is_free
 
 # A token sequence is known by a 64-bit hash, h(y·v) = h(y) * MULTIPLIER + (v + 1) * INCREMENT (mod 2^64); two different
 # ones of an utterance meet with a probability of about 2^-64 a pair.
@@ -71,6 +73,7 @@ def modified_beam_search(
     temperature: float = 1.0,
     blank_penalty: float = 0.0,
     scorers: Sequence[Scorer] = (),
+    cuda_graphs: bool = True,
 ) -> list[SearchResult]:
     """Beam search of the modified transducer: every frame emits blank or one symbol (arXiv 2211.00484, section 3).
 
@@ -85,6 +88,7 @@ def modified_beam_search(
     make up for.
     temperature, blank_penalty: see `Predictor`.
     scorers: see scorers.py; what they say is part of a hypothesis's score, and at its end what they say of that.
+    cuda_graphs: on CUDA, without scorers, a frame is recorded and replayed, see cuda_graph.py.
     Returns N results of up to `beam` hypotheses, best first; `score` is what they are ranked by.
     Raises ValueError on shapes that do not fit or an option out of range.
     """
@@ -98,9 +102,13 @@ def modified_beam_search(
     lens_host_N, order_N = lens_N.cpu().sort(descending=True, stable=True)
     device = encoder_out_NTD.device
     num_frames = int(lens_host_N[0])
+    softmax: dict[str, Any] = {"temperature": temperature, "blank_penalty": blank_penalty}
+    if cuda_graphs and not scorers and not waiting_is_free(device):
+        kept = encoder_out_NTD[:, :num_frames]
+        return _search_whole_batch(model, kept, lens_N.to(device), beam, length_norm, merge, softmax)
     running_T = (lens_host_N[None, :] > torch.arange(num_frames)[:, None]).sum(dim=1).tolist()
 
-    predictor = Predictor(model, device, temperature=temperature, blank_penalty=blank_penalty)
+    predictor = Predictor(model, device, **softmax)
     encoder_NTJ = predictor.project(encoder_out_NTD[order_N.to(device), :num_frames])
     beams = _start(predictor, len(lens_N), beam)
     scorer = combine_scorers(scorers, predictor.vocab_size, predictor.blank_id)
@@ -122,6 +130,44 @@ def modified_beam_search(
     for place, result in zip(order_N.tolist(), sorted_results):
         results[place] = result
     return results
+
+
+def _search_whole_batch(
+    model: Any,
+    encoder_out_NTD: Tensor,
+    lens_N: Tensor,
+    beam: int,
+    length_norm: bool,
+    merge: str,
+    softmax: dict[str, Any],
+) -> list[SearchResult]:
+    """The same with all utterances in every frame, so that frames can be recorded: those that have ended stay as they are."""
+    n, device = len(lens_N), encoder_out_NTD.device
+    encoder_out_NTD, lens_N = whole_batch(encoder_out_NTD, lens_N)
+
+    def make_step(model: Any) -> Step:
+        predictor = Predictor(model, device, **softmax, remember=False)
+
+        def step(encoder_NJ: Tensor, running_N1: Tensor, *beams: Tensor) -> tuple[Tensor, ...]:
+            new, frame = _advance(predictor, encoder_NJ, _Beams(*beams), merging(merge))
+            kept = (torch.where(running_N1, x, y) for x, y in zip(vars(new).values(), beams))
+            same_slot_B = torch.arange(beam, device=device)
+            previous_NB = torch.where(running_N1, frame.previous_NB, same_slot_B)
+            token_NB = torch.where(running_N1, frame.token_NB, predictor.blank_id)
+            return *kept, previous_NB, token_NB, frame.log_prob_NB
+
+        return step
+
+    step = recorded(make_step, 3, model, ("modified_beam_search", merge, *softmax.values()))
+    predictor = Predictor(model, device, **softmax, remember=False)
+    encoder_NTJ = predictor.project(encoder_out_NTD)
+    beams = tuple(vars(_start(predictor, len(lens_N), beam)).values())
+    steps: list[_Step] = []
+    for t, encoder_NJ in enumerate(encoder_NTJ.unbind(1)):
+        *passed_on, previous_NB, token_NB, log_prob_NB = step(encoder_NJ, lens_N[:, None] > t, *beams)
+        beams = tuple(passed_on)
+        steps.append(_Step(previous_NB, token_NB, log_prob_NB))
+    return _trace_back(steps, beams[0].cpu(), predictor, length_norm)[:n]
 
 
 def _start(predictor: Predictor, n: int, beam: int) -> _Beams:

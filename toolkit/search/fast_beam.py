@@ -22,6 +22,7 @@ from toolkit.search.predictor import Predictor, check_encoder_out
 from toolkit.search.rescoring import add_scores
 from toolkit.search.result import Hypothesis, SearchResult
 from toolkit.search.scorers import Scorer
+from toolkit.search.waits import waiting_is_free
 
 NBEST_SEED = 0  # paths are drawn anew for every utterance from here, so that results do not depend on the batch
 
@@ -78,11 +79,12 @@ def fast_beam_search_lattice(
     streams = RnntDecodingStreams(
         [RnntDecodingStream(graphs[i]) for i in order_N.tolist()],
         RnntDecodingConfig(predictor.vocab_size, history, bounds.beam, bounds.max_states, bounds.max_contexts, True),
+        padded=not waiting_is_free(device),
     )
     whose_N = order_N.to(device)
     for encoder_NJ, running in zip(encoder_TNJ, running_T):
         streams.keep_running(running)
-        stream_C, context_C = (x.to(device) for x in streams.context_ids())
+        stream_C, context_C = _contexts(streams, device)
         encoder_CJ = encoder_NJ.index_select(0, stream_C)
         log_probs_CV = predictor.log_probs(encoder_CJ, predictor.decode(context_C % predictor.num_contexts))
         if guide:
@@ -93,6 +95,15 @@ def fast_beam_search_lattice(
     lattice.log_probs = lattice.scores - lattice.graph_scores
     del lattice.graph_scores
     return ops.index_fsa(lattice, order_N.argsort().int())
+
+
+def _contexts(streams: RnntDecodingStreams, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(stream, context) of each row that `advance` wants; on a GPU of as many as there is room for, lest it be asked."""
+    if waiting_is_free(device):
+        return streams.context_ids()
+    ids_NC, _ = streams.padded_context_ids()
+    n, c = ids_NC.shape
+    return torch.arange(n, device=device).repeat_interleave(c), ids_NC.reshape(-1)
 
 
 def fast_beam_search(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from toolkit.data.tokenizer import SPECIAL, WORD_START
 from toolkit.search.scorers import AutomatonScorer, find
+from toolkit.search.waits import waiting_is_free
 
 # ------------------------------------------------------------------------------------------------------ n-gram models
 
@@ -22,14 +23,12 @@ class _Ngram:
 
     def __init__(self, lm: Any) -> None:
         self.lm = lm
-        self.device = torch.device("cpu")
+        self.by_keys = False
         self.keys_A: Tensor | None = None
 
     def to(self, device: torch.device) -> None:
-        if device == self.device:
-            return
-        self.device = device
-        if device.type != "cpu":
+        self.by_keys = not waiting_is_free(device)
+        if self.by_keys and (self.keys_A is None or self.keys_A.device != device):
             self.make_keys(device)
 
     def make_keys(self, device: torch.device) -> None:
@@ -47,10 +46,10 @@ class _Ngram:
 
     def score(self, states: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
         """(log-probability, next state) of words after states of the same shape."""
-        if self.device.type == "cpu":
-            log_prob, following = self.lm.score(states, words)
-            return log_prob, following.long()
-        return self.score_by_keys(states, words)
+        if self.by_keys:
+            return self.score_by_keys(states, words)
+        log_prob, following = self.lm.score(states, words)
+        return log_prob, following.long()
 
     def score_by_keys(self, states: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
         """The same on any device, without asking the host anything."""
@@ -199,7 +198,9 @@ class NeuralScorer:
     """A neural LM (toolkit/models/language_model.py), one step a token, its hidden states carried along by row.
 
     lm: has `vocab_size`, `blank_id`, `sos_eos_id`, `initial(batch_size, device) -> caches` and
-    `step(tokens_B, caches) -> (log_probs_BV, caches)`; caches are tensors whose first dimension is the row.
+    `step(tokens_B, caches, longest) -> (log_probs_BV, caches)`; caches are tensors whose first dimension is the row;
+    longest: no row has read more tokens than that (None: not known).
+    A state is what comes next, log-probabilities (B, V) with 0 for blank and of the end (B,); the caches; `longest`.
     """
 
     history: int | None = None
@@ -212,32 +213,32 @@ class NeuralScorer:
     def init(self, batch_size: int, device: torch.device | str) -> Any:
         self.lm.to(device)
         sos_B = torch.full((batch_size,), self.lm.sos_eos_id, device=device)
-        return self._step(sos_B, self.lm.initial(batch_size, torch.device(device)))
+        return [*self._step(sos_B, self.lm.initial(batch_size, torch.device(device)), 0), 1]
 
-    def _step(self, tokens_B: Tensor, caches: Any) -> Any:
-        """(what comes next: log-probabilities (B, V) with 0 for blank, and of the end (B,); caches)."""
-        log_probs_BV, caches = self.lm.step(tokens_B, caches)
+    def _step(self, tokens_B: Tensor, caches: Any, longest: int | None) -> Sequence[Tensor]:
+        log_probs_BV, caches = self.lm.step(tokens_B, caches, longest)
         end_B = log_probs_BV[:, self.lm.sos_eos_id].clone()
         log_probs_BV[:, self.blank_id] = 0.0
         return log_probs_BV, end_B, *caches
 
     @torch.inference_mode()
     def advance(self, state: Any, parents_B: Tensor, tokens_B: Tensor) -> tuple[Tensor, Any]:
+        *state, longest = state
         log_prob_B = state[0][parents_B, tokens_B]
         old = [x[parents_B] for x in state]
         emit_B = tokens_B != self.blank_id
-        if tokens_B.device.type == "cpu":  # only rows that have something new are worth evaluating
+        if waiting_is_free(tokens_B.device):  # only rows that have something new are worth evaluating
             rows = emit_B.nonzero()[:, 0]
             if not len(rows):
-                return log_prob_B, old
-            new = self._step(tokens_B[rows], [x[rows] for x in old[2:]])
-            return log_prob_B, [_fitting(x, y).index_copy_(0, rows, y) for x, y in zip(old, new)]
-        new = self._step(tokens_B, old[2:])
-        merged = []
+                return log_prob_B, [*old, longest]
+            new = self._step(tokens_B[rows], [x[rows] for x in old[2:]], None)
+            return log_prob_B, [*(_fitting(x, y).index_copy_(0, rows, y) for x, y in zip(old, new)), longest + 1]
+        new = self._step(tokens_B, old[2:], longest)
+        merged: list[Any] = []
         for x, y in zip(old, new):
             mask = emit_B.view(-1, *[1] * (x.dim() - 1))
             merged.append(torch.where(mask, y, _fitting(x, y)))
-        return log_prob_B, merged
+        return log_prob_B, [*merged, longest + 1]
 
     def log_probs(self, state: Any) -> Tensor:
         return state[0]

@@ -14,7 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WHOLE_TABLE = {"cpu": 1 << 10, "cuda": 1 << 14}  # contexts up to which all are evaluated beforehand
+from toolkit.search.waits import waiting_is_free
+
+# Contexts up to which all are evaluated beforehand; more on a GPU, where it is not free to ask which are new.
+WHOLE_TABLE = {"cpu": 1 << 10, "cuda": 1 << 14}
 SLOTS = 1 << 27  # CPU: contexts up to which an index of them is affordable (untouched pages of it cost nothing)
 
 
@@ -24,10 +27,17 @@ class Predictor:
     model: a `TransducerModel`, or what has its `.decoder` (stateless), `.joiner`, `.vocab_size` and `.blank_id`.
     temperature: logits are divided by it: above 1 makes the model less sure of itself. More than 0.
     blank_penalty: taken off the logit of blank before that, for a model that leaves out too much.
+    remember: keep decoder outputs for the next question.
     """
 
     def __init__(
-        self, model: Any, device: torch.device, *, temperature: float = 1.0, blank_penalty: float = 0.0
+        self,
+        model: Any,
+        device: torch.device,
+        *,
+        temperature: float = 1.0,
+        blank_penalty: float = 0.0,
+        remember: bool = True,
     ) -> None:
         if not 0.0 < temperature < float("inf"):
             raise ValueError(f"temperature={temperature}: expected a number above 0")
@@ -44,9 +54,12 @@ class Predictor:
         self.rows_RJ: Tensor | None = None
         self.num_rows = 1
         self.slot_C: Tensor | None = None
-        if self.num_contexts <= WHOLE_TABLE.get(device.type, 0):
+        free = waiting_is_free(device)
+        if not remember:
+            return
+        if self.num_contexts <= WHOLE_TABLE["cpu" if free else "cuda"]:
             self.rows_RJ = self._evaluate(torch.arange(self.num_contexts, device=device))
-        elif device.type == "cpu" and self.num_contexts <= SLOTS:
+        elif free and self.num_contexts <= SLOTS:
             self.slot_C = torch.zeros(self.num_contexts, dtype=torch.int32)
 
     def initial(self, *shape: int) -> Tensor:
@@ -65,7 +78,7 @@ class Predictor:
             out = self._cached(ids, self.slot_C)
         elif self.rows_RJ is not None:
             out = self.rows_RJ.index_select(0, ids)
-        else:  # on CUDA, asking what is new would be a synchronisation a frame
+        else:  # on a GPU, asking what is new would make the host wait in every frame
             out = self._evaluate(ids)
         return out.view(*contexts.shape, out.shape[-1])
 

@@ -19,6 +19,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from toolkit.search.waits import waiting_is_free
+
 TABLE = 1 << 25  # entries (rows times V) up to which rows of an automaton are kept
 
 
@@ -214,7 +216,7 @@ class AutomatonScorer:
     def init(self, batch_size: int, device: torch.device | str) -> Tensor:
         device = torch.device(device)
         self.to(device)
-        if self.table is None or self.table.device != device:
+        if self.table is None or (self.table.device, self.table.on_demand) != (device, waiting_is_free(device)):
             self.table = _Table(self, device)
         return self.start(batch_size, device)
 
@@ -252,7 +254,7 @@ class _Table:
     def __init__(self, automaton: AutomatonScorer, device: torch.device) -> None:
         self.automaton, self.device = automaton, device
         self.capacity = max(TABLE // automaton.vocab_size, 1)
-        self.on_demand = device.type == "cpu"
+        self.on_demand = waiting_is_free(device)
         self.slot_S = torch.zeros(0, dtype=torch.int64)
         self.forget()
         self.used = self.on_demand
