@@ -77,7 +77,9 @@ def run() -> list[torch.Tensor]:
 
 
 def main() -> None:
-    os.environ.pop("LD_PRELOAD", None)  # a shell, which asks the compiler's version, does not survive ThreadSanitizer's runtime
+    os.environ.pop(
+        "LD_PRELOAD", None
+    )  # a shell, which asks the compiler's version, does not survive ThreadSanitizer's runtime
     torch.set_num_threads(1)
     expected = run()
     torch.set_num_threads(4)

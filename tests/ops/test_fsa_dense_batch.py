@@ -83,7 +83,9 @@ def random_problem(seed: int) -> tuple[Problem, random.Random]:
     log_probs = torch.randn(n, T, C, generator=torch.Generator().manual_seed(seed))
     if rounded:
         log_probs = log_probs.round()
-        log_probs[torch.rand(log_probs.shape, generator=torch.Generator().manual_seed(seed)) < 0.05] = rng.choice([NAN, -INF])
+        log_probs[torch.rand(log_probs.shape, generator=torch.Generator().manual_seed(seed)) < 0.05] = rng.choice(
+            [NAN, -INF]
+        )
     segments = []
     for _ in range(n):
         begin = rng.randint(0, T)
@@ -189,16 +191,31 @@ def test_online(device, num_threads):
             log_probs = torch.randn(n, T, 5, generator=torch.Generator().manual_seed(seed))
             limits, partial = random_limits(rng), True
             lens = [rng.randint(0, 4) for _ in range(n)]
-            new = [torch.zeros(n + 1, dtype=torch.int32), torch.zeros(1, dtype=torch.int32), *(torch.zeros(0).int(), torch.zeros(0))]
-            first = Problem(graph, log_probs, [[i, 0, d] for i, d in enumerate(lens)]).check(limits, partial, True, new, device)
+            new = [
+                torch.zeros(n + 1, dtype=torch.int32),
+                torch.zeros(1, dtype=torch.int32),
+                *(torch.zeros(0).int(), torch.zeros(0)),
+            ]
+            first = Problem(graph, log_probs, [[i, 0, d] for i, d in enumerate(lens)]).check(
+                limits, partial, True, new, device
+            )
             assert first[6].diff().tolist() == [d + 1 for d in lens]
             fresh = rng.randrange(n)  # this stream begins anew: its lists are left out
             frames = first[6].diff().tolist()
-            lists = [i for i, of in enumerate(torch.arange(n).repeat_interleave(first[6].diff().long()).tolist()) if of != fresh]
+            lists = [
+                i
+                for i, of in enumerate(torch.arange(n).repeat_interleave(first[6].diff().long()).tolist())
+                if of != fresh
+            ]
             sizes = first[7].diff()[lists]
             keep = torch.cat([torch.arange(int(first[7][i]), int(first[7][i + 1])) for i in lists])
             frames[fresh] = 0
-            old = [counts_to_splits(torch.tensor(frames)).int(), counts_to_splits(sizes).int(), first[8][keep], first[9][keep]]
+            old = [
+                counts_to_splits(torch.tensor(frames)).int(),
+                counts_to_splits(sizes).int(),
+                first[8][keep],
+                first[9][keep],
+            ]
             more = [d + rng.randint(0, 5) for d in lens]
             second = Problem(graph, log_probs, [[i, 0, d] for i, d in enumerate(more)])
             result = second.check(limits, partial, True, old, device)
