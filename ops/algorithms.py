@@ -61,7 +61,7 @@ def _pairs(a: Fsa, b: Fsa, what: str) -> tuple[Tensor, Tensor]:
     """FSA i of one with FSA i of the other; a single one goes with all."""
     if a.device != b.device:
         raise ValueError(f"{what}: a_fsa is on {a.device}, b_fsa on {b.device}")
-    na, nb = a.as_vec()._shape.dim0, b.as_vec()._shape.dim0
+    na, nb = (f._shape.dim0 if f.is_vec() else 1 for f in (a, b))
     if na != nb and 1 not in (na, nb):
         raise ValueError(f"{what}: a_fsa has {na} FSAs and b_fsa {nb}; need equal numbers, or one of either")
     n = 0 if 0 in (na, nb) else max(na, nb)

@@ -355,15 +355,9 @@ class Fsa(ScoreMethods):
         return ans
 
     @classmethod
-    def from_openfst(
-        cls,
-        s: str,
-        acceptor: bool | None = None,
-        num_aux_labels: int | None = None,
-        aux_label_names: Sequence[str] | None = None,
-        ragged_label_names: Sequence[str] = (),
-    ) -> Fsa:
-        return cls.from_str(s, acceptor, num_aux_labels, aux_label_names, ragged_label_names, openfst=True)
+    def from_openfst(cls, s: str, *args: Any, **kwargs: Any) -> Fsa:
+        """from_str, of text in OpenFst's format: costs, several final states."""
+        return cls.from_str(s, *args, **kwargs, openfst=True)
 
     @classmethod
     def from_fsas(cls, fsas: Sequence[Fsa]) -> Fsa:

@@ -24,7 +24,7 @@ def _size() -> Any:
 def _automata(like: Tensor, fsa_splits: int, maps: int = 1, lists: bool = False) -> tuple[Tensor, ...]:
     """fsa_splits, state_splits, arcs and arc maps (or, as lists, map_splits and map) of an unknown number of arcs."""
     arcs = _size()
-    head = like.new_empty(fsa_splits), like.new_empty(_size() + 1), like.new_empty(arcs, 3)
+    head = like.new_empty(fsa_splits), like.new_empty(_size()), like.new_empty(arcs, 3)
     if lists:
         return (*head, like.new_empty(arcs + 1), like.new_empty(_size()))
     return (*head, *(like.new_empty(arcs) for _ in range(maps)))
@@ -63,7 +63,7 @@ def _arc_post_grad(
 def _random_paths(
     fsa_splits: Tensor, state_splits: Tensor, arcs: Tensor, shares: Tensor, path_splits: Tensor, seed: int
 ) -> tuple[Tensor, ...]:
-    return arcs.new_empty(_size() + 1), arcs.new_empty(_size())
+    return arcs.new_empty(_size()), arcs.new_empty(_size())
 
 
 def _properties(fsa_splits: Tensor, state_splits: Tensor, arcs: Tensor) -> Tensor:

@@ -202,7 +202,7 @@ def growth(args: argparse.Namespace) -> str:
         lines.append(f"| {n:,} | {sizes_text} | {' | '.join(f'{seconds[s][-1]:.3f}' for s in steps)} |")
         print(lines[-1], flush=True)
     if args.plot:
-        plot(sizes, seconds, Path(args.out or ".") / f"{datetime.date.today()}-fsa.svg")
+        plot(sizes, seconds, Path(args.out or ".") / f"{datetime.date.today()}-fsa-growth.png")
     return "\n".join(lines) + "\n"
 
 
@@ -219,7 +219,7 @@ def plot(sizes: list[int], seconds: dict[str, list[float]], path: Path) -> None:
     axes.grid(True, which="both", alpha=0.3)
     axes.legend()
     figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(path, dpi=100)
     print(f"drew {path}")
 
 

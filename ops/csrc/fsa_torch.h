@@ -207,42 +207,47 @@ inline Joined renumber(const FsaVecView& fsas, const Renumberings& renumberings,
     first[i + 1] = first[i] + r.count;
   }
   const int64_t num_states = first[n];
-  // f(new state, FSA, its renumbering, old state) for every new state.
-  const auto for_each_state = [&](const auto& f) {
+  // f(FSA, its renumbering, begin, end, splits of its new states) for ranges of the new states of each FSA.
+  Tensor state_splits = new_ints(like, {num_states + 1});
+  int32_t* const splits = data<int32_t>(state_splits);
+  const auto for_each_range = [&](const auto& f) {
     for_each_block(CpuBackend{}, num_states, 1 << 15, [&](int64_t begin, int64_t end) {
       int64_t i = std::upper_bound(first, first + n + 1, static_cast<int32_t>(begin)) - first - 1;
-      for (int64_t s = begin; s < end; ++s) {
-        while (s >= first[i + 1]) ++i;
-        const Renumbering& r = renumberings.fsas[i];
-        f(s, fsas[i], r, r.states[s - first[i]]);
+      for (; begin < end; ++i) {
+        const int64_t stop = std::min<int64_t>(end, first[i + 1]);
+        if (begin < stop) f(fsas[i], renumberings.fsas[i], begin - first[i], stop - first[i], splits + first[i]);
+        begin = std::max(begin, stop);
       }
     });
   };
-  const auto stays = [&](const FsaView& fsa, const Renumbering& r, int32_t a) {
-    return (r.order[fsa.arcs[a].dest] >= 0) & (arc_mask == nullptr || arc_mask[a]);
+  const Arc* const old_arcs = fsas.arcs;
+  const auto stays = [=](const int32_t* order, int32_t a) {
+    return (order[old_arcs[a].dest] >= 0) & (arc_mask == nullptr || arc_mask[a]);
   };
-  Tensor state_splits = new_ints(like, {num_states + 1});
-  int32_t* const splits = data<int32_t>(state_splits);
-  for_each_state([&](int64_t s, const FsaView& fsa, const Renumbering& r, int32_t old) {
-    int32_t count = fsa.end(old) - fsa.begin(old);
-    if (arc_mask || r.count < fsa.num_states) {
-      count = 0;
-      for (int32_t a = fsa.begin(old); a < fsa.end(old); ++a) count += stays(fsa, r, a);
+  for_each_range([&](const FsaView& fsa, const Renumbering& r, int64_t begin, int64_t end, int32_t* counts) {
+    const bool all = !arc_mask && r.count == fsa.num_states;
+    for (int64_t s = begin; s < end; ++s) {
+      const int32_t from = fsa.begin(r.states[s]), to = fsa.end(r.states[s]);
+      int32_t count = all ? to - from : 0;
+      for (int32_t a = from; a < to && !all; ++a) count += stays(r.order, a);
+      counts[s + 1] = count;
     }
-    splits[s + 1] = count;
   });
   splits[0] = 0;
   for (int64_t s = 0; s < num_states; ++s) splits[s + 1] += splits[s];
   Tensor arcs = new_ints(like, {splits[num_states], 3}), map = new_ints(like, {splits[num_states]});
   Arc* const arcs_out = data<Arc>(arcs);
   int32_t* const map_out = data<int32_t>(map);
-  for_each_state([&](int64_t s, const FsaView& fsa, const Renumbering& r, int32_t old) {
-    int32_t k = splits[s];
-    const int32_t src = static_cast<int32_t>(r.order[old]);
-    for (int32_t a = fsa.begin(old); a < fsa.end(old); ++a) {
-      if (!stays(fsa, r, a)) continue;
-      arcs_out[k] = {src, r.order[fsa.arcs[a].dest], fsa.arcs[a].label};
-      map_out[k++] = a;
+  for_each_range([=](const FsaView& fsa, const Renumbering& r, int64_t begin, int64_t end, const int32_t* starts) {
+    const int32_t *const order = r.order, *const states = r.states;
+    for (int64_t s = begin; s < end; ++s) {
+      const int32_t old = states[s], src = order[old], to = fsa.end(old);
+      int32_t k = starts[s];
+      for (int32_t a = fsa.begin(old); a < to; ++a) {
+        if (!stays(order, a)) continue;
+        arcs_out[k] = {src, order[old_arcs[a].dest], old_arcs[a].label};
+        map_out[k++] = a;
+      }
     }
   });
   return {fsa_splits, state_splits, arcs, map, Tensor(), Tensor()};

@@ -6,6 +6,8 @@ Each has the name and the arguments of the op's schema in csrc/schemas.cpp.
 from ops.reference.depthwise_conv1d import depthwise_conv1d, depthwise_conv1d_backward
 from ops.reference.double_swish import double_swish
 from ops.reference.fsa_ctc_graph import fsa_ctc_graph
+from ops.reference.fsa_ctc_loss import fsa_ctc_loss, fsa_ctc_loss_grad
+from ops.reference.fsa_edit_distance import fsa_edit_distance
 from ops.reference.fsa_keep import fsa_keep
 from ops.reference.fsa_pick import fsa_pick, fsa_pick_lists, fsa_pick_sum
 from ops.reference.fsa_properties import fsa_properties
@@ -25,6 +27,9 @@ __all__ = [
     "fsa_arc_post",
     "fsa_arc_post_grad",
     "fsa_ctc_graph",
+    "fsa_ctc_loss",
+    "fsa_ctc_loss_grad",
+    "fsa_edit_distance",
     "fsa_keep",
     "fsa_pick",
     "fsa_pick_lists",

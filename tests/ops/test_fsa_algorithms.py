@@ -183,6 +183,34 @@ def test_remove_epsilon(seed):
     assert_same(language(out), language(k2.remove_epsilon_self_loops(looped)))
 
 
+def test_remove_epsilon_visits_only_what_leads_to_an_arc():
+    """Each of these would take 10^10 steps and more if every state that epsilons lead to were visited, or walked to."""
+    n = 300_000
+    states = torch.arange(n, dtype=torch.int32)
+    zero = torch.zeros_like(states)
+
+    def automaton(src: torch.Tensor, dest: torch.Tensor, label: torch.Tensor) -> k2.Fsa:
+        rows = torch.stack([src, dest, label, zero.new_zeros(src.numel())], dim=1)
+        return k2.Fsa(rows[torch.argsort(src, stable=True)])
+
+    ends = torch.tensor([n, n + 1, -1], dtype=torch.int32)
+    chain = automaton(torch.cat([states, ends[:1]]), torch.cat([states + 1, ends[1:2]]), torch.cat([zero, ends[2:]]))
+    for log_semiring in (False, True):
+        out, arc_map = k2.remove_epsilon(chain, log_semiring, ret_arc_map=True)
+        assert out.arcs3.tolist() == [[0, 1, -1]] and arc_map.values.tolist() == list(range(n + 1))
+
+    # A real arc leads from the start to each state of a chain of epsilons that leads nowhere.
+    src = torch.cat([zero, zero[:1], 1 + states[:-1]])
+    dest = torch.cat([1 + states, ends[1:2], 2 + states[:-1]])
+    fan = automaton(src, dest, torch.cat([zero + 5, ends[2:], zero[:-1]]))
+    for log_semiring in (False, True):
+        assert k2.remove_epsilon(fan, log_semiring).arcs3.tolist() == fan.arcs3[: n + 1].tolist()
+
+    # Two epsilons from each state to the next, to a dead end: 2^40 paths.
+    rows = "".join(f"{s} {s + 1} 0 0\n{s} {s + 1} 0 0\n" for s in range(40))
+    assert k2.remove_epsilon(k2.Fsa.from_str(f"0 41 -1 0\n{rows}41"), log_semiring=True).arcs3.tolist() == [[0, 1, -1]]
+
+
 def test_remove_epsilon_cycles():
     f = k2.Fsa.from_str("0 1 0 -1\n1 0 0 -1\n1 2 3 0\n2 3 -1 0\n3")
     assert language(k2.remove_epsilon(f)) == {(3,): [-1.0]}
