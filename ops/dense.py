@@ -187,7 +187,7 @@ def _intersect_dense(
             raise ValueError(
                 f"a_to_b_map must name one of {num_b} segments for each of {num_a} graphs, got {a_to_b_map}"
             )
-        a_index, b_index = torch.arange(num_a), a_to_b_map.cpu()
+        a_index, b_index = torch.arange(num_a), a_to_b_map.cpu().contiguous()
     elif num_a in (1, num_b):
         a_index, b_index = torch.arange(num_b) % max(num_a, 1), torch.arange(num_b)
     else:

@@ -156,6 +156,7 @@ FAKES: dict[str, Callable[..., Any]] = {
     "fsa_pick_sum": _pick_sum,
     "fsa_pick_lists": _pick_lists,
     "fsa_intersect_dense": _intersect_dense,
+    "fsa_intersect_dense_batch": _intersect_dense,
     "fsa_ctc_read": _ctc_read,
     "fsa_ctc_loss": _ctc_loss,
     "fsa_ctc_loss_grad": _ctc_loss_grad,

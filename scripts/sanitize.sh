@@ -22,7 +22,7 @@ case $kind in
              UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1)
     if [ $# = 0 ]; then
       set -- tests/ops/test_fsa_fuzz.py tests/ops/test_fsa_properties.py tests/ops/test_fsa_algorithms.py \
-        tests/ops/test_fsa_scores.py tests/ops/test_fsa_dense.py tests/ops/test_online_dense.py tests/ops/test_ctc_loss.py \
+        tests/ops/test_fsa_scores.py tests/ops/test_fsa_dense.py tests/ops/test_fsa_dense_batch.py tests/ops/test_online_dense.py tests/ops/test_ctc_loss.py \
         tests/ops/test_forced_align.py tests/ops/test_rnnt_decode.py tests/ops/test_ngram.py
     fi
     run=("$python" -m pytest -q -p no:cacheprovider "$@")

@@ -32,10 +32,14 @@ def automata() -> list[torch.Tensor]:
     graphs = k2.ctc_graph(tokens)
     lattice = k2.intersect_dense_pruned(graphs, dense, 10.0, 8.0, 5, 50)
     exact = k2.intersect_dense(graphs, dense, 8.0)
+    index = torch.arange(24, dtype=torch.int32)
+    batch = torch.ops.lattica.fsa_intersect_dense_batch(
+        *graphs.splits(), graphs.arcs3, graphs.scores, log_probs.detach(), segments, index, index, 10.0, 8.0, 5, 9, True, True
+    )
     loss = k2.ctc_loss(graphs, dense, 8.0, reduction="sum") + lattice.get_tot_scores(True, True).sum()
     loss.backward()
     assert log_probs.grad is not None
-    return [*out, lattice.arcs3, exact.arcs3, exact.scores.detach(), log_probs.grad]
+    return [*out, lattice.arcs3, *batch, exact.arcs3, exact.scores.detach(), log_probs.grad]
 
 
 def transducers() -> list[torch.Tensor]:

@@ -177,7 +177,10 @@ void rank_states(const Backend& backend, DenseSearch s) {
     DenseProgress& progress = s.progress[utterance];
     const int32_t above = progress.above;
     s.ranks.rank[utterance] = above > s.max_active ? s.max_active : above < s.min_active ? s.min_active : 0;
-    if (s.control->failure != kFits) s.ranks.rank[utterance] = 0;
+    if (s.control->failure != kFits) {  // what was found is of no use then, and may be more than there is room for
+      s.ranks.rank[utterance] = 0;
+      if (utterance == 0) s.control->num_found = 0;
+    }
     progress.is_ranked = s.ranks.rank[utterance] != 0;
     progress.above = 0;
   });

@@ -83,9 +83,8 @@ def random_problem(seed: int) -> tuple[Problem, random.Random]:
     log_probs = torch.randn(n, T, C, generator=torch.Generator().manual_seed(seed))
     if rounded:
         log_probs = log_probs.round()
-        log_probs[torch.rand(log_probs.shape, generator=torch.Generator().manual_seed(seed)) < 0.05] = rng.choice(
-            [NAN, -INF]
-        )
+        missing = torch.rand(log_probs.shape, generator=torch.Generator().manual_seed(seed)) < 0.05
+        log_probs[missing] = rng.choice([NAN, -INF])
     segments = []
     for _ in range(n):
         begin = rng.randint(0, T)
@@ -175,51 +174,33 @@ def test_nothing(device):
     assert len(no_frame[4]) == 0 and len(no_frame[2]) == 4 + 1
 
 
-def histories(result, rows=None) -> list[Tensor]:
-    """What an online search returned, as what the next one takes."""
-    return [result[6], *result[7:]]
+def without_stream(history: list[Tensor], stream: int) -> list[Tensor]:
+    """A history [stream][frame][token] in which one stream has no frames."""
+    frames, tokens, states, scores = history
+    counts = frames.diff().long()
+    kept = torch.arange(len(counts)).repeat_interleave(counts) != stream  # by frame
+    some = kept.repeat_interleave(tokens.diff().long())
+    counts[stream] = 0
+    return [counts_to_splits(counts), counts_to_splits(tokens.diff()[kept]), states[some], scores[some]]
 
 
 @pytest.mark.parametrize("num_threads", [1, 8])
 def test_online(device, num_threads):
-    """Streams go on from histories of different lengths, new ones join."""
+    """Streams go on from histories of different lengths, one begins anew; the result is that of all frames at once."""
+    nothing = torch.zeros(5).int(), torch.zeros(1).int(), torch.zeros(0).int(), torch.zeros(0)
     with threads(num_threads):
         for seed in range(25):
             rng = random.Random(seed)
-            T, n = 12, 4
             graph = k2.ctc_topo(4) if seed % 2 else random_graph(rng, 8, 5, seed % 4 == 0)
-            log_probs = torch.randn(n, T, 5, generator=torch.Generator().manual_seed(seed))
-            limits, partial = random_limits(rng), True
-            lens = [rng.randint(0, 4) for _ in range(n)]
-            new = [
-                torch.zeros(n + 1, dtype=torch.int32),
-                torch.zeros(1, dtype=torch.int32),
-                *(torch.zeros(0).int(), torch.zeros(0)),
-            ]
-            first = Problem(graph, log_probs, [[i, 0, d] for i, d in enumerate(lens)]).check(
-                limits, partial, True, new, device
-            )
-            assert first[6].diff().tolist() == [d + 1 for d in lens]
-            fresh = rng.randrange(n)  # this stream begins anew: its lists are left out
-            frames = first[6].diff().tolist()
-            lists = [
-                i
-                for i, of in enumerate(torch.arange(n).repeat_interleave(first[6].diff().long()).tolist())
-                if of != fresh
-            ]
-            sizes = first[7].diff()[lists]
-            keep = torch.cat([torch.arange(int(first[7][i]), int(first[7][i + 1])) for i in lists])
-            frames[fresh] = 0
-            old = [
-                counts_to_splits(torch.tensor(frames)).int(),
-                counts_to_splits(sizes).int(),
-                first[8][keep],
-                first[9][keep],
-            ]
-            more = [d + rng.randint(0, 5) for d in lens]
-            second = Problem(graph, log_probs, [[i, 0, d] for i, d in enumerate(more)])
-            result = second.check(limits, partial, True, old, device)
-            for x, y in zip(result, second.check(limits, partial, True, device=device)):
+            log_probs = torch.randn(4, 12, 5, generator=torch.Generator().manual_seed(seed))
+            limits = random_limits(rng)
+            lens = [rng.randint(0, 4) for _ in range(4)]
+            first = Problem(graph, log_probs, [[i, 0, d] for i, d in enumerate(lens)])
+            history = first.check(limits, True, True, nothing, device)[6:]
+            assert history[0].diff().tolist() == [d + 1 for d in lens]
+            longer = Problem(graph, log_probs, [[i, 0, d + rng.randint(0, 5)] for i, d in enumerate(lens)])
+            result = longer.check(limits, True, True, without_stream(history, rng.randrange(4)), device)
+            for x, y in zip(result, longer.check(limits, True, device=device)):
                 assert torch.equal(x, y)
 
 

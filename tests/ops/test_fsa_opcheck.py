@@ -78,6 +78,7 @@ def cases() -> dict[str, tuple]:
         "fsa_pick_sum": (torch.randn(5), splits, picks),
         "fsa_pick_lists": (ints(0, 4, 5, 6, 7), splits, picks, 0),
         "fsa_intersect_dense": (*dense, True),
+        "fsa_intersect_dense_batch": (*dense, True),
         "fsa_ctc_read": (*graph[:3], graph[3]),
         "fsa_ctc_loss": (log_probs, *ctc, 0.0, True),
         "fsa_ctc_loss_grad": (occupations, total, *ctc[:3], *log_probs.shape),
