@@ -357,7 +357,7 @@ class Fsa(ScoreMethods):
     @classmethod
     def from_openfst(cls, s: str, *args: Any, **kwargs: Any) -> Fsa:
         """from_str, of text in OpenFst's format: costs, several final states."""
-        return cls.from_str(s, *args, **kwargs, openfst=True)
+        return cls.from_str(s, *args, **kwargs, openfst=True)  # type: ignore[misc]
 
     @classmethod
     def from_fsas(cls, fsas: Sequence[Fsa]) -> Fsa:

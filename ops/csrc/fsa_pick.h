@@ -25,9 +25,13 @@ bool map_is_good(const Backend& backend, const int32_t* map, int64_t n, int64_t 
 
 // out[i] = src[map[i]], or `filler` where map[i] is -1.
 template <typename Backend, typename T>
-void pick(const Backend& backend, const T* src, const int32_t* map, int64_t n, T filler, T* out) {
+void pick(const Backend& backend, const T* src, int64_t size, const int32_t* map, int64_t n, T filler, T* out) {
   for_each_block(backend, n, kPickBlock, [=](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) out[i] = map[i] < 0 ? filler : src[map[i]];
+    if (begin < end && size == 0) std::fill(out + begin, out + end, filler);
+    for (int64_t i = begin; i < end && size > 0; ++i) {
+      const T value = src[std::max(map[i], 0)];  // read anyway: a branch would often be foreseen wrongly
+      out[i] = map[i] < 0 ? filler : value;
+    }
   });
 }
 

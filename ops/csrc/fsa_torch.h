@@ -38,7 +38,9 @@ inline void check_splits(const Tensor& splits, const char* name, int64_t total) 
   const int64_t n = splits.size(0);
   const int32_t* p = const_data<int32_t>(splits);
   STD_TORCH_CHECK(n >= 1 && p[0] == 0 && p[n - 1] == total, name, " must begin with 0 and end with ", total);
-  for (int64_t i = 1; i < n; ++i) STD_TORCH_CHECK(p[i] >= p[i - 1], name, " must not decrease");
+  bool rising = true;
+  for (int64_t i = 1; i < n; ++i) rising &= p[i] >= p[i - 1];
+  STD_TORCH_CHECK(rising, name, " must not decrease");
 }
 
 // What every algorithm relies on, so that none reads outside its input.
@@ -63,11 +65,11 @@ inline FsaVecView fsa_view(const Tensor& fsa_splits, const Tensor& state_splits,
     const int32_t end = static_cast<int32_t>(std::min(num_states, (block + 1) * kBlock));
     int64_t i = std::upper_bound(view.fsa_splits, view.fsa_splits + view.num_fsas + 1, begin) - view.fsa_splits - 1;
     bool good = true;
-    for (int32_t state = begin; state < end; ++state) {
-      while (state >= view.fsa_splits[i + 1]) ++i;
+    for (int32_t state = begin; state < end; ++i) {
       const FsaView fsa = view[i];
-      const int32_t s = state - view.fsa_splits[i];
-      for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a) good &= arc_is_good(fsa, s, fsa.arcs[a]);
+      const int32_t first = view.fsa_splits[i], stop = std::min(end, view.fsa_splits[i + 1]);
+      for (; state < stop; ++state)
+        for (int32_t a = fsa.begin(state - first); a < fsa.end(state - first); ++a) good &= arc_is_good(fsa, state - first, fsa.arcs[a]);
     }
     if (!good) all_good = false;
   });

@@ -8,10 +8,8 @@ from fsa_helpers import random_text
 
 import ops as k2
 from ops import build
-from ops import build
 from ops.fsa_attributes import call, scores64
 from ops.fsa_fakes import FAKES
-
 
 build.load()
 

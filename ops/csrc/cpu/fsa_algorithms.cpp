@@ -92,9 +92,14 @@ Tensors4 fsa_ctc_graph_cpu(const Tensor& row_splits, const Tensor& symbols, bool
   Arc* arcs_out = data<Arc>(arcs);
   for (int64_t i = 0; i <= n; ++i) fsas[i] = 2 * (rows[i] + static_cast<int32_t>(i));
   states[fsas[n]] = first[n];
-  CpuBackend{}.for_each(n, [&](int64_t i) {
+  const auto write = [&](int64_t i) {
     ctc_graph(tokens + rows[i], rows[i + 1] - rows[i], modified, first[i], states + fsas[i], arcs_out + first[i], aux_out + first[i]);
-  });
+  };
+  if (first[n] < (1 << 16)) {  // waking a thread would take longer
+    for (int64_t i = 0; i < n; ++i) write(i);
+  } else {
+    CpuBackend{}.for_each(n, write);
+  }
   return {fsa_splits, state_splits, arcs, aux};
 }
 

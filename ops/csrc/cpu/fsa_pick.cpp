@@ -29,7 +29,7 @@ Tensor fsa_pick_cpu(const Tensor& src, const Tensor& map, double filler) {
   Tensor out = empty_like_shape(src, {map.size(0)});
   with_value_type(src, [&](auto zero) {
     using T = decltype(zero);
-    pick(CpuBackend{}, const_data<T>(src), m, map.size(0), static_cast<T>(filler), data<T>(out));
+    pick(CpuBackend{}, const_data<T>(src), src.size(0), m, map.size(0), static_cast<T>(filler), data<T>(out));
   });
   return out;
 }
