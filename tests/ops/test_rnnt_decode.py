@@ -19,7 +19,7 @@ V = 4
 @pytest.fixture(params=[False, True], ids=["a stream a thread", "padded"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """How the bookkeeping is done."""
-    monkeypatch.setattr(RnntDecodingStreams.__init__, "__defaults__", (request.param,))
+    monkeypatch.setattr(RnntDecodingStreams.__init__, "__defaults__", (request.param, None))
 
 
 def table(seed: int, history: int = 2) -> Tensor:
@@ -315,7 +315,7 @@ def frames_of(
     padded: bool, graphs: list[Fsa], tables: list[Tensor], chosen: RnntDecodingConfig, lens: list[int]
 ) -> tuple[list[list[list]], Fsa, RnntDecodingStreams]:
     """For each stream and frame: states of the graph, arcs and their scores; the lattice; the streams."""
-    streams = RnntDecodingStreams([RnntDecodingStream(g) for g in graphs], chosen, padded)
+    streams = RnntDecodingStreams([RnntDecodingStream(g) for g in graphs], chosen, padded, tables[0].device)
     for t in range(max(lens)):
         running = sum(n > t for n in lens)
         streams.keep_running(running)
@@ -382,10 +382,11 @@ def test_on_a_gpu(count_last_frame: bool) -> None:
     graphs = [random_graph(seed, 6, 20) for seed in range(4)] + [ops.trivial_graph(V - 1)]
     tables, lens = [table(seed) for seed in range(5)], [6, 5, 5, 3, 2]
     frames, lattice, _ = frames_of(False, graphs, tables, chosen, lens)
-    on_gpu = frames_of(True, [g.to("cuda") for g in graphs], [x.cuda() for x in tables], chosen, lens)
-    assert on_gpu[0] == frames and on_gpu[1].device.type == "cuda"
-    assert torch.equal(on_gpu[1].arcs3.cpu(), lattice.arcs3)
-    torch.testing.assert_close(on_gpu[1].scores.cpu(), lattice.scores)
+    for graphs_there in (graphs, [g.to("cuda") for g in graphs]):
+        on_gpu = frames_of(True, graphs_there, [x.cuda() for x in tables], chosen, lens)
+        assert on_gpu[0] == frames and on_gpu[1].device == graphs_there[0].device
+        assert torch.equal(on_gpu[1].arcs3.cpu(), lattice.arcs3)
+        torch.testing.assert_close(on_gpu[1].scores.cpu(), lattice.scores)
 
 
 def test_padded_contexts_are_those_of_get_contexts() -> None:

@@ -58,8 +58,9 @@ def fast_beam_search_lattice(
       beginning of what the graph accepts. Otherwise the lattice is empty there.
     temperature, blank_penalty: see `Predictor`.
     guide: scorers as functions of the context, added to what the model says. Contexts are then as long as it wants.
-    The arcs carry the graph's attributes and `log_probs`, what model and guide say of the arc's symbol. The k-th arc of a path
-    is the symbol of frame k, the last one goes to the final state and has no frame.
+    The lattices are on the graph's device: the CPU without one, whatever the device of the search, for what is done with them
+    is done on the CPU. Arcs carry the graph's attributes and `log_probs`, what model and guide say of the arc's symbol. The
+    k-th arc of a path is the symbol of frame k, the last one goes to the final state and has no frame.
     """
     check_encoder_out(encoder_out_NTD, lens_N)
     n, device = len(lens_N), encoder_out_NTD.device
@@ -80,6 +81,7 @@ def fast_beam_search_lattice(
         [RnntDecodingStream(graphs[i]) for i in order_N.tolist()],
         RnntDecodingConfig(predictor.vocab_size, history, bounds.beam, bounds.max_states, bounds.max_contexts, True),
         padded=not waiting_is_free(device),
+        device=device,
     )
     whose_N = order_N.to(device)
     for encoder_NJ, running in zip(encoder_TNJ, running_T):
