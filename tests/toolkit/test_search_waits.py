@@ -105,7 +105,7 @@ CASES = [
 def test_waits_do_not_grow_with_the_frames(search: str, added: str, tmp_path: Path) -> None:
     with_scorers = scorers(added, tmp_path)
     few, many = (counted(SEARCHES[search], model(), frames, with_scorers) for frames in (16, 64))
-    # Greedy search asks after three quarters of the rest whether it is done: once more for four times the frames.
+    # Greedy search asks after half of the rest whether it is done: twice more for four times the frames.
     allowed = 4 if search.startswith("greedy") else 0
     assert few.total > 0 and many.total <= few.total + allowed, (few.counts, many.counts)
 
