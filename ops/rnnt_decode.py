@@ -292,6 +292,22 @@ class RnntDecodingStreams:
             stream._state = state
             stream.history += [(frame, i) for frame in self._frames[:end]]
 
+    def best_paths(self, allow_partial: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """The best path of each stream, in place of terminate_and_flush_to_streams, format_output and shortest_path, where
+        nothing else is wanted: the lattices are not made, and a GPU finds the paths itself.
+
+        Only of padded streams with count_last_frame that had read no frames before; they do not learn of these.
+        allow_partial: as for format_output.
+        Returns, on the CPU: symbols_NT, int64, 0 where a blank was read or nothing; log_probs_NT, what `advance` was given
+        for them; and scores_N, float64, of the paths, graph included; -inf where there is none.
+        """
+        self._check_open()
+        if self._padded is None or not self.config.count_last_frame or any(s.history for s in self.src_streams):
+            raise RuntimeError("best_paths: only of padded streams with count_last_frame that began with these frames")
+        self.keep_running(0)
+        self._flushed = True
+        return self._padded.best_paths(allow_partial)
+
     def _check_open(self) -> None:
         if self._flushed:
             raise RuntimeError("these RnntDecodingStreams were flushed: combine the streams anew to go on")
