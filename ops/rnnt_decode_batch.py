@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ops.fsa import Fsa
-from ops.fsa_attributes import pick
 
 if TYPE_CHECKING:
     from ops.rnnt_decode import RnntDecodingConfig
@@ -218,9 +217,10 @@ class PaddedSearch:
         if not found:
             return torch.zeros(n_all, 0, dtype=torch.int64), torch.zeros(n_all, 0), score_N.cpu()
         graph_arc_NT, scores_NT = (torch.stack(x[::-1], 1) for x in zip(*found))
+        # A blank has no arc of the graph: -1 is the place of the 0 put at the end.
         place_NT = torch.where(graph_arc_NT >= 0, graph_arc_NT + state_splits[first_state_N1], -1)
-        symbols_NT = pick(arcs_A3[:, 2], place_NT.reshape(-1)).view_as(place_NT).clamp(min=0).long()
-        log_probs_NT = scores_NT - pick(graph_scores_A, place_NT.reshape(-1)).view_as(scores_NT)
+        symbols_NT = torch.cat([arcs_A3[:, 2], arcs_A3.new_zeros(1)])[place_NT].clamp(min=0).long()
+        log_probs_NT = scores_NT - torch.cat([graph_scores_A, graph_scores_A.new_zeros(1)])[place_NT]
         return symbols_NT.cpu(), log_probs_NT.cpu(), score_N.cpu()
 
 
