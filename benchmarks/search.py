@@ -2,12 +2,15 @@
 
     python benchmarks/search.py                            # random weights, noise for encoder outputs
     python benchmarks/search.py --exp exp/digits --override experiment=digits   # a trained model on its first test part
+    python benchmarks/search.py --device cuda --model paper --batches 1 8 64 512   # RTFx by the size of the batch
 
 Timed is the search alone, on encoder outputs that are at hand; "with encoder" adds the encoder's own time, which stands in
 the first line, and "to greedy" compares that with greedy search with one symbol a frame. A random model is given the blank
 bias that makes it emit at --emit of the frames, as BPE tokens do. RTF is seconds of wall clock a second of audio; CPU ms a
 frame counts the process's CPU time, which another program on the machine changes less. Best of --repeats. Writes
-benchmarks/results/<date>-search[-<name of the run>].md.
+benchmarks/results/<date>-search[-<name of the run>].md. With --batches, a random model by batch size instead: RTFx is seconds of
+audio a second of wall clock, a GPU being waited for on both sides; the first run of each size, which records CUDA graphs and
+compiles, is not counted.
 """
 
 from __future__ import annotations
@@ -59,18 +62,20 @@ SEARCHES: dict[str, Callable[[Any, Tensor, Tensor], list[SearchResult]]] = {
 Batches = list[tuple[Tensor, Tensor]]  # features or encoder outputs, and lengths
 
 
-def random_case(batch: int, seconds: float, vocab_size: int, emit: float) -> tuple[Any, Batches, Batches]:
-    """An untrained tiny model, a batch of noise as features, and one as encoder outputs."""
+def random_case(
+    batch: int, seconds: float, vocab_size: int, emit: float, size: str = "tiny", device: str = "cpu"
+) -> tuple[Any, Batches, Batches]:
+    """An untrained model, a batch of noise as features, and one as encoder outputs."""
     from toolkit.models.transducer import TransducerModel
 
-    config = load(REPO / "conf")
+    config = load(REPO / "conf", [f"model={size}"])
     torch.manual_seed(0)
-    model = TransducerModel(config.model, config.loss, vocab_size).eval()
+    model = TransducerModel(config.model, config.loss, vocab_size).eval().to(device)
     frames = int(seconds / FEATURE_FRAME_SECONDS)
-    features = [(torch.randn(batch, frames, 80), torch.full((batch,), frames))]
+    features = [(torch.randn(batch, frames, 80, device=device), torch.full((batch,), frames, device=device))]
     with torch.inference_mode():
         lens_N = model.encode(*features[0])[1]
-    x_NTD = torch.randn(batch, int(lens_N.max()), config.model.encoder.dim)
+    x_NTD = torch.randn(batch, int(lens_N.max()), config.model.encoder.dim, device=device)
     for p in (model.joiner.output.weight, model.joiner.decoder_proj.weight):
         p.data.mul_(4.0)  # far enough from uniform for contexts to matter
     low, high = -100.0, 100.0
@@ -117,9 +122,14 @@ def timed(
         run(*batches[0])
     wall, cpu = [], []
     out: list[Any] = []
+    on_gpu = batches[0][0].is_cuda
     for _ in range(repeats):
+        if on_gpu:
+            torch.cuda.synchronize()
         start = time.perf_counter(), time.process_time()
         out = [run(*batch) for batch in batches]
+        if on_gpu:
+            torch.cuda.synchronize()
         wall.append(time.perf_counter() - start[0])
         cpu.append(time.process_time() - start[1])
     return min(wall), min(cpu), out
@@ -152,6 +162,39 @@ def report(name: str, model: Any, features: Batches, encoded: Batches, repeats: 
     return rows
 
 
+BY_BATCH = ("greedy_search S=1", "greedy_search S=∞", "modified_beam_search B=4", "fast_beam_search, 8 contexts")
+
+
+def by_batch(args: argparse.Namespace) -> list[str]:
+    """Rows of the table of RTFx by size of the batch, of a random model."""
+    rows = []
+    for batch in args.batches:
+        try:
+            rows += one_batch(batch, args)
+        except torch.OutOfMemoryError:
+            rows.append(f"| {batch} | out of memory | | | | |")
+        print(*rows[-len(BY_BATCH) :], sep="\n", flush=True)
+    return rows
+
+
+def one_batch(batch: int, args: argparse.Namespace) -> list[str]:
+    model, features, encoded = random_case(
+        batch, args.seconds, args.vocab_size, args.emit, args.model, args.device
+    )  # the blank bias is found anew, with the same weights
+    audio = batch * args.seconds
+    with torch.inference_mode():
+        encoder, _, _ = timed(model.encode, features, args.repeats)
+    rows, greedy = [], 0.0
+    for what in BY_BATCH:
+        wall, _, _ = timed(partial(SEARCHES[what], model), encoded, args.repeats)
+        greedy = greedy or encoder + wall
+        rows.append(
+            f"| {batch} | {what} | {audio / encoder:.0f} | {1e3 * wall:.1f} | {audio / (encoder + wall):.0f} | "
+            f"{(encoder + wall) / greedy:.2f} |"
+        )
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--exp", help="folder of a trained run; without it, random weights")
@@ -164,8 +207,14 @@ def main() -> None:
     parser.add_argument("--emit", type=float, default=0.15, help="tokens a frame of the random model")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="of --batches")
+    parser.add_argument("--model", default="tiny", help="of --batches: a config of conf/model")
+    parser.add_argument("--batches", type=int, nargs="*", default=[], help="sizes; a random model by size of the batch")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.batches:
+        write_by_batch(args, by_batch(args))
+        return
 
     if args.exp:
         title = f"trained model {Path(args.exp).name}, first test part"
@@ -194,6 +243,26 @@ def main() -> None:
         "|---|---|---:|---:|---:|---:|---:|",
         *rows,
     ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"written to {path}")
+
+
+def write_by_batch(args: argparse.Namespace, rows: list[str]) -> None:
+    today, device = datetime.date.today().isoformat(), torch.device(args.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{cpu_name()}, {args.threads} thread(s)"
+    lines = [
+        f"# Searches by size of the batch: model {args.model}, random weights, V={args.vocab_size}\n",
+        f"{today}, {name}, torch {torch.__version__}. Utterances of {args.seconds:g} s, tokens at {args.emit:g} of the frames, "
+        f"best of {args.repeats}.",
+        f"Command: `python benchmarks/search.py --device {args.device} --model {args.model} --batches "
+        f"{' '.join(map(str, args.batches))} --seconds {args.seconds:g} --repeats {args.repeats} --threads {args.threads}`.\n",
+        "| utterances | search | RTFx of the encoder | search ms | RTFx of both | time of both to greedy |",
+        "|---:|---|---:|---:|---:|---:|",
+        *rows,
+    ]
+    folder = Path(os.environ.get("OUT", REPO / "benchmarks" / "results"))
+    path = folder / f"{today}-search-{device.type}-{args.model}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"written to {path}")
 

@@ -120,15 +120,20 @@ class RnntDecodingStreams:
     Every frame emits blank or one symbol (the modified transducer), and blank leaves context and graph state alone.
     After flushing, streams can go on in other combinations when more frames have come.
 
-    src_streams: at least one, with graphs on one device.
+    src_streams: at least one, with graphs on one device, to which the lattices come, too.
     padded: how the bookkeeping is done. False: an utterance a thread of the CPU, each with as many contexts and states as
-      it has. True: on the graphs' device, in tensors with room for the most that `config` allows, so that `advance` makes
-      no host wait for a GPU; only `get_contexts` has to, see `padded_contexts`. None: True on a GPU. The results are the same.
+      it has. True: on `device`, in tensors with room for the most that `config` allows, so that `advance` makes no host wait
+      for a GPU; only `get_contexts` has to, see `padded_contexts`. None: True on a GPU. The results are the same.
+    device: where log_probs are and a padded search runs; None: that of the graphs.
     Raises RuntimeError if it is padded and a label of a graph is not below vocab_size (otherwise `advance` does).
     """
 
     def __init__(
-        self, src_streams: Sequence[RnntDecodingStream], config: RnntDecodingConfig, padded: bool | None = None
+        self,
+        src_streams: Sequence[RnntDecodingStream],
+        config: RnntDecodingConfig,
+        padded: bool | None = None,
+        device: torch.device | None = None,
     ) -> None:
         if not src_streams:
             raise ValueError("RnntDecodingStreams: src_streams is empty")
@@ -142,8 +147,9 @@ class RnntDecodingStreams:
         self.graphs = _Graphs([s.fsa for s in self.src_streams])
         states = [s.state for s in self.src_streams]
         self._padded: PaddedSearch | None = None
-        if self.device.type == "cuda" if padded is None else padded:
-            self._padded = PaddedSearch(self.graphs.fsas, self.graphs.of_stream, states, config, self.device)
+        device = device or self.device
+        if device.type == "cuda" if padded is None else padded:
+            self._padded = PaddedSearch(self.graphs.fsas, self.graphs.of_stream, states, config, device)
         else:
             contexts, splits, graph_states, scores = zip(*states)
             self._state = (
@@ -181,7 +187,7 @@ class RnntDecodingStreams:
 
     def padded_context_ids(self) -> tuple[Tensor, Tensor]:
         """(contexts as numbers in base vocab_size, int64; which of them there are, bool), both (streams that run, room for
-        contexts) on the graphs' device, where streams are `padded`. Those that there are come first.
+        contexts) on the search's device, where streams are `padded`. Those that there are come first.
         """
         self._check_open()
         if self._padded is None:
@@ -231,8 +237,8 @@ class RnntDecodingStreams:
             )
         self._num_rows.append(log_probs.shape[0])
         if search is not None:
-            if log_probs.device != self.device:
-                log_probs = log_probs.to(self.device)
+            if log_probs.device != search.device:
+                log_probs = log_probs.to(search.device)
             search.advance(log_probs.detach().float().contiguous(), all_rows)
             return
         frame = torch.ops.lattica.decode_rnnt_advance(
@@ -285,6 +291,22 @@ class RnntDecodingStreams:
         for i, (stream, end, state) in enumerate(zip(self.src_streams, self._ends, states)):
             stream._state = state
             stream.history += [(frame, i) for frame in self._frames[:end]]
+
+    def best_paths(self, allow_partial: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """The best path of each stream, in place of terminate_and_flush_to_streams, format_output and shortest_path, where
+        nothing else is wanted: the lattices are not made, and a GPU finds the paths itself.
+
+        Only of padded streams with count_last_frame that had read no frames before; they do not learn of these.
+        allow_partial: as for format_output.
+        Returns, on the CPU: symbols_NT, int64, 0 where a blank was read or nothing; log_probs_NT, what `advance` was given
+        for them; and scores_N, float64, of the paths, graph included; -inf where there is none.
+        """
+        self._check_open()
+        if self._padded is None or not self.config.count_last_frame or any(s.history for s in self.src_streams):
+            raise RuntimeError("best_paths: only of padded streams with count_last_frame that began with these frames")
+        self.keep_running(0)
+        self._flushed = True
+        return self._padded.best_paths(allow_partial)
 
     def _check_open(self) -> None:
         if self._flushed:

@@ -88,6 +88,15 @@ class _BatchGraphs:
         if lost:
             raise RuntimeError("an arc of a graph leads to no state of it")
 
+    def end_scores(self) -> Tensor:
+        """(X,): of the best arc with label -1 of each state of all graphs, -inf without one."""
+        arcs_A3, scores_A, degree_X = self.tensors[2], self.tensors[3], self.tensors[1].diff()
+        state_A = torch.arange(len(degree_X), device=scores_A.device).repeat_interleave(
+            degree_X, output_size=len(scores_A)
+        )
+        end_A = torch.where(arcs_A3[:, 2] == -1, scores_A, -torch.inf)
+        return torch.full(degree_X.shape, -torch.inf, device=scores_A.device).scatter_reduce(0, state_A, end_A, "amax")
+
 
 class PaddedSearch:
     """Where N streams stand, and all frames so far.
@@ -115,6 +124,7 @@ class PaddedSearch:
         )
         self.arcs: list[_Arcs] = []
         self.reached: list[tuple[Tensor, Tensor]] = []  # num_states_N and graph_states_NS after each frame
+        self.scores = [self.state.scores_NS]  # before each frame, and after the last one
         self.stopped: list[PaddedStates] = []  # of streams that came to their end, the last ones first
 
     def used(self) -> Tensor:
@@ -137,6 +147,7 @@ class PaddedSearch:
         )  # fmt: skip
         self.state = PaddedStates(*out[:6])
         self.reached.append((self.state.num_states_N, self.state.graph_states_NS))
+        self.scores.append(self.state.scores_NS)
         self.arcs.append(_Arcs(*out[6:]))
 
     def keep_running(self, n: int) -> None:
@@ -149,7 +160,7 @@ class PaddedSearch:
 
         The number of copies and questions does not depend on that of frames.
         """
-        last = PaddedStates(*(torch.cat(x[::-1]).cpu() for x in zip(*self.stopped)))
+        last = PaddedStates(*(x.cpu() for x in self._last()))
         finals: list[Callable[[], State]] = [partial(_state_of, last, i) for i in range(len(last.num_states_N))]
         if not self.arcs:
             return [], finals
@@ -174,6 +185,61 @@ class PaddedSearch:
                            arc_splits[rows] - a.start, arcs[a], scores[a]))  # fmt: skip
             first = end
         return frames, finals
+
+    def _last(self) -> PaddedStates:
+        """The states of all streams at their ends."""
+        return PaddedStates(*(torch.cat(x[::-1]) for x in zip(*self.stopped)))
+
+    def best_paths(self, allow_partial: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """See RnntDecodingStreams.best_paths; all streams have ended. Nothing is asked of the device before the end."""
+        graphs, last = self.graphs, self._last()
+        fsa_splits, state_splits, arcs_A3, graph_scores_A, of_stream_N = graphs.tensors
+        first_state_N1 = fsa_splits.index_select(0, of_stream_N)[:, None]
+        there_NS = torch.arange(last.scores_NS.shape[1], device=self.device) < last.num_states_N[:, None]
+        end_NS = graphs.end_scores()[first_state_N1 + torch.where(there_NS, last.graph_states_NS, 0)]
+        total_NS = torch.where(there_NS, last.scores_NS + end_NS, -torch.inf)
+        if allow_partial:
+            cut_off_NS = there_NS & (total_NS == -torch.inf).all(1, keepdim=True)
+            total_NS = torch.where(cut_off_NS, last.scores_NS, total_NS)
+        score_N, state_N = total_NS.max(1)
+        n_all = len(score_N)
+        found: list[tuple[Tensor, Tensor]] = []
+        for (num_N, arcs_NA4, scores_NA), before_NS in zip(self.arcs[::-1], self.scores[-2::-1]):
+            n = len(num_N)
+            source_N, graph_arc_N, score_of_arc_N = _best_arcs(
+                num_N, arcs_NA4, scores_NA, before_NS[:n], state_N[:n], graphs.num_arcs
+            )
+            state_N = torch.cat([source_N, state_N[n:]])
+            rest = (0, n_all - n)
+            found.append(
+                (torch.nn.functional.pad(graph_arc_N, rest, value=-1), torch.nn.functional.pad(score_of_arc_N, rest))
+            )
+        if not found:
+            return torch.zeros(n_all, 0, dtype=torch.int64), torch.zeros(n_all, 0), score_N.cpu()
+        graph_arc_NT, scores_NT = (torch.stack(x[::-1], 1) for x in zip(*found))
+        # A blank has no arc of the graph: -1 is the place of the 0 put at the end.
+        place_NT = torch.where(graph_arc_NT >= 0, graph_arc_NT + state_splits[first_state_N1], -1)
+        symbols_NT = torch.cat([arcs_A3[:, 2], arcs_A3.new_zeros(1)])[place_NT].clamp(min=0).long()
+        log_probs_NT = scores_NT - torch.cat([graph_scores_A, graph_scores_A.new_zeros(1)])[place_NT]
+        return symbols_NT.cpu(), log_probs_NT.cpu(), score_N.cpu()
+
+
+def _best_arcs(
+    num_N: Tensor, arcs_NA4: Tensor, scores_NA: Tensor, before_NS: Tensor, state_N: Tensor, num_arcs: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best way into a state of each stream: the state before, the arc of the graph (-1: blank), the score."""
+    there_NA = torch.arange(scores_NA.shape[1], device=num_N.device) < num_N[:, None]
+    into_NA = there_NA & (arcs_NA4[:, :, 1] == state_N[:, None])
+    source_NA = torch.where(into_NA, arcs_NA4[:, :, 0], 0).long()
+    total_NA = torch.where(into_NA, before_NS.gather(1, source_NA) + scores_NA, -torch.inf)
+    # Of equal ones the first in the order of states and arcs, for they are written down in any order.
+    order_NA = source_NA * (num_arcs + 1) + arcs_NA4[:, :, 2] + 1
+    best_NA = into_NA & (total_NA == total_NA.amax(1, keepdim=True))
+    place_N1 = torch.where(best_NA, order_NA, torch.iinfo(torch.int64).max).argmin(1, keepdim=True)
+    any_N = best_NA.any(1)
+    picked = (x.gather(1, place_N1)[:, 0] for x in (source_NA, arcs_NA4[:, :, 2], scores_NA))
+    source_N, graph_arc_N, score_N = (torch.where(any_N, x, fill) for x, fill in zip(picked, (0, -1, 0.0)))
+    return source_N, graph_arc_N, score_N
 
 
 def _splits(counts: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ step() {  # step NAME SECONDS COMMAND…: its output goes to $out/NAME.txt, too;
 { nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv; "$python" -V; "$python" -c 'import torch; print("torch", torch.__version__)'; } \
   | tee "$out/machine.txt"
 step build 200 "$python" -m ops.build
-step tests 180 "$python" -m pytest -q -m cuda tests/ops -p no:cacheprovider
+step tests 180 "$python" -m pytest -q -m cuda tests/ops tests/toolkit/test_search_cuda.py -p no:cacheprovider
 step rnnt_loss 120 "$python" benchmarks/ops/rnnt_loss.py
 step train_step 90 "$python" benchmarks/train_step.py
+OUT=$out step search 100 "$python" benchmarks/search.py --device cuda --model paper --batches 1 8 64 512
 exit $failed

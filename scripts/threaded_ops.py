@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 
 import torch
 
 import ops as k2
+from ops import rnnt_decode_batch
 
 
 def automata() -> list[torch.Tensor]:
@@ -61,17 +63,33 @@ def transducers() -> list[torch.Tensor]:
     return [loss.detach(), pruned.detach(), fused.detach(), *[g for g in grads if g is not None]]
 
 
-def searches() -> list[torch.Tensor]:
-    config = k2.RnntDecodingConfig(vocab_size=5, decoder_history_len=1, beam=6.0, max_states=16, max_contexts=4)
-    streams = k2.RnntDecodingStreams([k2.RnntDecodingStream(k2.trivial_graph(4)) for _ in range(12)], config)
+def lattices(config: k2.RnntDecodingConfig, n: int, padded: bool) -> k2.Fsa:
+    streams = k2.RnntDecodingStreams([k2.RnntDecodingStream(k2.trivial_graph(4)) for _ in range(n)], config, padded)
     for _ in range(10):
         shape, _ = streams.get_contexts()
         streams.advance(torch.randn(shape.numel(), 5).log_softmax(-1))
     streams.terminate_and_flush_to_streams()
-    lattice = streams.format_output([10] * 12)
+    return streams.format_output([10] * n)
+
+
+def searches() -> list[torch.Tensor]:
+    config = k2.RnntDecodingConfig(vocab_size=5, decoder_history_len=1, beam=6.0, max_states=16, max_contexts=4)
+    lattice, padded = lattices(config, 12, False), []
+    for k2_order, together in ((False, 1), (False, 3), (True, 3)):  # what a GPU does, each utterance by some threads
+        rnnt_decode_batch.TEAM["cpu"] = together
+        torch.manual_seed(1)
+        made = lattices(dataclasses.replace(config, max_states=4, count_last_frame=not k2_order), 4, True)
+        padded += [made.arcs3, made.scores]
+    torch.testing.assert_close(padded[:2], padded[2:4])
     decoder = k2.ctc_decoder(None, ["-", "a", "b", "|"], blank_token="-", sil_token="|", nbest=3, beam_size=10)
     found = [hyp for hyps in decoder(torch.randn(12, 20, 4).log_softmax(-1)) for hyp in hyps]
-    return [lattice.arcs3, lattice.scores, *[hyp.tokens for hyp in found], torch.tensor([hyp.score for hyp in found])]
+    return [
+        lattice.arcs3,
+        lattice.scores,
+        *padded,
+        *[hyp.tokens for hyp in found],
+        torch.tensor([hyp.score for hyp in found]),
+    ]
 
 
 def run() -> list[torch.Tensor]:

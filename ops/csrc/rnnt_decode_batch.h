@@ -42,7 +42,8 @@ struct RnntPaddedArcs {
   int64_t capacity;  // A
 };
 
-// Scratch memory of a stream, in 64-bit words; all places of it are 0 between frames, those of the table `HashSet::kEmpty`.
+// Scratch memory of a stream, in 64-bit words. Between frames the keys of the table are `HashSet::kEmpty`, and what is added to or
+// maximised over is 0.
 struct RnntScratch {
   int64_t vocab_size, max_contexts, max_states, candidates;  // C, S: the widths of the padded states
 
@@ -52,9 +53,9 @@ struct RnntScratch {
     return size;
   }
   LATTICA_BOTH int64_t num_ids() const { return max_contexts * vocab_size + max_contexts; }
-  // keys | scores | numbers | dests | best of each id | ids | best of each symbol | offsets | classes, stays | kept | counters
+  // keys | scores | numbers | dests, dropped | best of each id | ids | best of each symbol | offsets | classes, stays | kept | counters
   LATTICA_BOTH int64_t words() const {
-    return 3 * table_size() + candidates + 2 * num_ids() + vocab_size + (max_states + 1) + 2 * max_contexts + max_states + 16;
+    return 3 * table_size() + 2 * candidates + 2 * num_ids() + vocab_size + (max_states + 1) + 2 * max_contexts + max_states + 16;
   }
 };
 
@@ -79,6 +80,7 @@ class RnntBlockAdvancer {
     totals_ = reinterpret_cast<uint64_t*>(take(size));
     numbers_ = take(size);
     dests_ = take(scratch.candidates);
+    dropped_ = take(scratch.candidates);
     best_of_id_ = reinterpret_cast<uint64_t*>(take(scratch.num_ids()));
     ids_ = take(scratch.num_ids());
     best_of_symbol_ = reinterpret_cast<uint64_t*>(take(V_));
@@ -91,6 +93,7 @@ class RnntBlockAdvancer {
     num_dests_ = reinterpret_cast<int32_t*>(take(1));
     num_ids_ = reinterpret_cast<int32_t*>(take(1));
     num_kept_ = reinterpret_cast<int32_t*>(take(1));
+    num_within_ = reinterpret_cast<int32_t*>(take(1));
     best_ = reinterpret_cast<uint64_t*>(take(1));
   }
 
@@ -247,21 +250,20 @@ class RnntBlockAdvancer {
     for (int64_t d = block_.rank(); d < *num_dests_; d += block_.size()) {
       const int64_t place = dests_[d];
       if (stays(place) && from_ordered(totals_[place]) < least) numbers_[place] = -1;
-      if (stays(place)) atomic_add(num_kept_, 1);
+      if (stays(place)) atomic_add(num_within_, 1);
     }
     block_.sync();
-    if (*num_kept_ <= search_.max_states) return;
+    if (*num_within_ <= search_.max_states) return;
     const int64_t *numbers = numbers_, *dests = dests_;
     const uint64_t* totals = totals_;
     const LargestCut cut = cut_largest(block_, *num_dests_, search_.max_states, bins_, [=](int64_t d) {
       return numbers[dests[d]] >= 0 ? totals[dests[d]] : uint64_t{0};
     });
-    // Marked first, so that no thread drops what another still compares with.
-    for (int64_t d = block_.rank(); d < *num_dests_; d += block_.size())
-      if (stays(dests_[d]) && drops(cut, dests_[d])) numbers_[dests_[d]] = 1;
+    // Decided first, so that no thread drops what another still compares with.
+    for (int64_t d = block_.rank(); d < *num_dests_; d += block_.size()) dropped_[d] = stays(dests_[d]) && drops(cut, dests_[d]);
     block_.sync();
     for (int64_t d = block_.rank(); d < *num_dests_; d += block_.size())
-      if (numbers_[dests_[d]] == 1) numbers_[dests_[d]] = -1;
+      if (dropped_[d]) numbers_[dests_[d]] = -1;
     block_.sync();
   }
 
@@ -309,8 +311,6 @@ class RnntBlockAdvancer {
 
   // Numbers what is left by context and graph state, and writes it down.
   LATTICA_DEVICE void emit_states() {
-    if (first()) *num_kept_ = 0;
-    block_.sync();
     for (int64_t d = block_.rank(); d < *num_dests_; d += block_.size()) {
       const int64_t place = dests_[d], id = id_of(place);
       if (!stays(place)) continue;
@@ -361,7 +361,7 @@ class RnntBlockAdvancer {
     for (int64_t k = block_.rank(); k < *num_ids_; k += block_.size()) best_of_id_[ids_[k]] = 0;
     for (int64_t v = block_.rank(); v < V_; v += block_.size()) best_of_symbol_[v] = 0;
     block_.sync();
-    if (first()) *cutoff_ = *best_ = 0, *num_dests_ = *num_ids_ = *num_kept_ = 0;
+    if (first()) *cutoff_ = *best_ = 0, *num_dests_ = *num_ids_ = *num_kept_ = *num_within_ = 0;
   }
 
   Block block_;
@@ -384,13 +384,13 @@ class RnntBlockAdvancer {
   HashSet table_;         // of (id of the context, graph state) after the frame
   uint64_t* totals_;      // by place in the table
   int64_t* numbers_;      // by place: -1 if dropped; in the end the number after the frame
-  int64_t* dests_;        // the places in use
+  int64_t *dests_, *dropped_;  // the places in use; whether each is to be dropped
   uint64_t* best_of_id_;
   int64_t* ids_;          // those in use
   uint64_t* best_of_symbol_;
   int64_t *offsets_, *classes_, *stays_, *kept_;
   uint64_t *cutoff_, *best_;
-  int32_t *bins_, *num_dests_, *num_ids_, *num_kept_;
+  int32_t *bins_, *num_dests_, *num_ids_, *num_kept_, *num_within_;
 };
 
 // A frame of stream first + k, with the k-th share of the memory. (A functor: nvcc takes no generic lambdas to the GPU.)

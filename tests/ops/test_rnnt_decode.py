@@ -19,7 +19,7 @@ V = 4
 @pytest.fixture(params=[False, True], ids=["a stream a thread", "padded"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """How the bookkeeping is done."""
-    monkeypatch.setattr(RnntDecodingStreams.__init__, "__defaults__", (request.param,))
+    monkeypatch.setattr(RnntDecodingStreams.__init__, "__defaults__", (request.param, None))
 
 
 def table(seed: int, history: int = 2) -> Tensor:
@@ -315,7 +315,7 @@ def frames_of(
     padded: bool, graphs: list[Fsa], tables: list[Tensor], chosen: RnntDecodingConfig, lens: list[int]
 ) -> tuple[list[list[list]], Fsa, RnntDecodingStreams]:
     """For each stream and frame: states of the graph, arcs and their scores; the lattice; the streams."""
-    streams = RnntDecodingStreams([RnntDecodingStream(g) for g in graphs], chosen, padded)
+    streams = RnntDecodingStreams([RnntDecodingStream(g) for g in graphs], chosen, padded, tables[0].device)
     for t in range(max(lens)):
         running = sum(n > t for n in lens)
         streams.keep_running(running)
@@ -375,6 +375,44 @@ def test_a_team_of_threads_makes_the_same(count_last_frame: bool, monkeypatch: p
     assert torch.equal(together[1].arcs3, lattice.arcs3) and torch.equal(together[1].scores, lattice.scores)
 
 
+@pytest.mark.parametrize("allow_partial", [False, True])
+def test_best_paths_are_those_of_the_lattices(allow_partial: bool) -> None:
+    graphs = [random_graph(seed, 6, 20) for seed in range(4)] + [ops.linear_fsa([1, 2, 3])]
+    for graph in graphs:
+        graph.scores = torch.randn(graph.num_arcs, generator=torch.Generator().manual_seed(graph.num_arcs))
+    tables, lens = [table(seed) for seed in range(5)], [6, 5, 5, 3, 2]
+    tables[2][1] = float("nan")
+    chosen = config(2, 6.0, 7, 3)
+    streams = RnntDecodingStreams([RnntDecodingStream(g) for g in graphs], chosen, True)
+    for t in range(6):
+        streams.keep_running(sum(n > t for n in lens))
+        streams.advance(torch.cat([tables[i][t, ids_C] for i, ids_C in enumerate(streams.padded_context_ids()[0])]))
+    symbols_NT, log_probs_NT, scores_N = streams.best_paths(allow_partial)
+    assert symbols_NT.shape == log_probs_NT.shape == (5, 6)
+    _, lattice, _ = frames_of(False, graphs, tables, chosen, lens)
+    best = lattice.get_tot_scores(True, False)
+    if not allow_partial:
+        for i, n in enumerate(lens):
+            best[i] = lattice_of(graphs[i], tables[i], n, chosen).get_tot_scores(True, False)[0]
+    torch.testing.assert_close(scores_N, best, atol=1e-5, rtol=0)
+    found = [i for i in range(5) if scores_N[i] > -math.inf]
+    assert 2 <= len(found) < 5
+    paths = ops.shortest_path(lattice, use_double_scores=True)
+    for i in found:
+        assert (
+            symbols_NT[i, : lens[i]].tolist() == paths[i].labels[:-1].tolist() and symbols_NT[i, lens[i] :].eq(0).all()
+        )
+        context = 0
+        for t in range(lens[i]):
+            symbol = int(symbols_NT[i, t])
+            assert float(log_probs_NT[i, t]) == pytest.approx(float(tables[i][t, context, symbol]), abs=1e-6)
+            context = (context * V + symbol) % V**2 if symbol else context
+    with pytest.raises(RuntimeError, match="flushed"):
+        streams.best_paths()
+    with pytest.raises(RuntimeError, match="only of padded streams"):
+        RnntDecodingStreams([RnntDecodingStream(graphs[0])], chosen, False).best_paths()
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("count_last_frame", [True, False])
 def test_on_a_gpu(count_last_frame: bool) -> None:
@@ -382,10 +420,11 @@ def test_on_a_gpu(count_last_frame: bool) -> None:
     graphs = [random_graph(seed, 6, 20) for seed in range(4)] + [ops.trivial_graph(V - 1)]
     tables, lens = [table(seed) for seed in range(5)], [6, 5, 5, 3, 2]
     frames, lattice, _ = frames_of(False, graphs, tables, chosen, lens)
-    on_gpu = frames_of(True, [g.to("cuda") for g in graphs], [x.cuda() for x in tables], chosen, lens)
-    assert on_gpu[0] == frames and on_gpu[1].device.type == "cuda"
-    assert torch.equal(on_gpu[1].arcs3.cpu(), lattice.arcs3)
-    torch.testing.assert_close(on_gpu[1].scores.cpu(), lattice.scores)
+    for graphs_there in (graphs, [g.to("cuda") for g in graphs]):
+        on_gpu = frames_of(True, graphs_there, [x.cuda() for x in tables], chosen, lens)
+        assert on_gpu[0] == frames and on_gpu[1].device == graphs_there[0].device
+        assert torch.equal(on_gpu[1].arcs3.cpu(), lattice.arcs3)
+        torch.testing.assert_close(on_gpu[1].scores.cpu(), lattice.scores)
 
 
 def test_padded_contexts_are_those_of_get_contexts() -> None:

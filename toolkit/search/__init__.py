@@ -2,6 +2,7 @@
 
 result.py     Hypothesis, SearchResult
 predictor.py  decoder and joiner as the searches use them (decoder outputs cached by context)
+waits.py      a counter of what makes the host wait for a GPU; cuda_graph.py: frames recorded as CUDA graphs
 greedy.py     greedy_search (S symbols a frame), ctc_greedy_search
 beam.py       modified_beam_search
 ctc_prefix.py ctc_prefix_beam_search

@@ -58,16 +58,37 @@ def fast_beam_search_lattice(
       beginning of what the graph accepts. Otherwise the lattice is empty there.
     temperature, blank_penalty: see `Predictor`.
     guide: scorers as functions of the context, added to what the model says. Contexts are then as long as it wants.
-    The arcs carry the graph's attributes and `log_probs`, what model and guide say of the arc's symbol. The k-th arc of a path
-    is the symbol of frame k, the last one goes to the final state and has no frame.
+    The lattices are on the graph's device: the CPU without one, whatever the device of the search, for what is done with them
+    is done on the CPU. Arcs carry the graph's attributes and `log_probs`, what model and guide say of the arc's symbol. The
+    k-th arc of a path is the symbol of frame k, the last one goes to the final state and has no frame.
     """
+    softmax = {"temperature": temperature, "blank_penalty": blank_penalty}
+    streams, lens_host_N, order_N = _advanced(model, encoder_out_NTD, lens_N, graph, bounds, softmax, guide)
+    streams.terminate_and_flush_to_streams()
+    lattice = streams.format_output(lens_host_N.tolist(), allow_partial)
+    lattice.log_probs = lattice.scores - lattice.graph_scores
+    del lattice.graph_scores
+    return ops.index_fsa(lattice, order_N.argsort().int())
+
+
+@torch.inference_mode()
+def _advanced(
+    model: Any,
+    encoder_out_NTD: Tensor,
+    lens_N: Tensor,
+    graph: Fsa | Sequence[Fsa] | None,
+    bounds: FastBeam,
+    softmax: dict[str, float],
+    guide: Guide | None = None,
+) -> tuple[RnntDecodingStreams, Tensor, Tensor]:
+    """Read all frames: the streams, longest first; their lengths, on the CPU; which utterance each is."""
     check_encoder_out(encoder_out_NTD, lens_N)
     n, device = len(lens_N), encoder_out_NTD.device
     if n == 0:
         raise ValueError("lens_N: no utterances: a lattice needs at least one")
     if model.blank_id != 0:
         raise ValueError(f"model.blank_id={model.blank_id}: the FSA-based search needs the blank to be 0")
-    predictor = Predictor(model, device, temperature=temperature, blank_penalty=blank_penalty)
+    predictor = Predictor(model, device, **softmax)  # type: ignore[arg-type]
     graphs = _graphs(graph, n, predictor.vocab_size)
 
     # Longest first: the utterances that still run at a frame are then the first ones, and finished ones cost nothing.
@@ -80,6 +101,7 @@ def fast_beam_search_lattice(
         [RnntDecodingStream(graphs[i]) for i in order_N.tolist()],
         RnntDecodingConfig(predictor.vocab_size, history, bounds.beam, bounds.max_states, bounds.max_contexts, True),
         padded=not waiting_is_free(device),
+        device=device,
     )
     whose_N = order_N.to(device)
     for encoder_NJ, running in zip(encoder_TNJ, running_T):
@@ -90,11 +112,7 @@ def fast_beam_search_lattice(
         if guide:
             log_probs_CV += guide.log_probs(whose_N[stream_C], context_C)
         streams.advance(log_probs_CV)
-    streams.terminate_and_flush_to_streams()
-    lattice = streams.format_output(lens_host_N.tolist(), allow_partial)
-    lattice.log_probs = lattice.scores - lattice.graph_scores
-    del lattice.graph_scores
-    return ops.index_fsa(lattice, order_N.argsort().int())
+    return streams, lens_host_N, order_N
 
 
 def _contexts(streams: RnntDecodingStreams, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -125,17 +143,35 @@ def fast_beam_search(
     """
     if len(lens_N) == 0:
         return []
-    options: dict[str, Any] = {
-        "allow_partial": allow_partial,
-        "temperature": temperature,
-        "blank_penalty": blank_penalty,
-    }
+    softmax: dict[str, Any] = {"temperature": temperature, "blank_penalty": blank_penalty}
+    batch = model, encoder_out_NTD, lens_N, graph, bounds
     if scorers:
-        options |= {"merge": "max", "scorers": scorers}
-        return fast_beam_search_nbest(model, encoder_out_NTD, lens_N, graph, bounds, **options)
-    lattice = fast_beam_search_lattice(model, encoder_out_NTD, lens_N, graph, bounds, **options)
-    best = ops.shortest_path(lattice, use_double_scores=True)
-    return [SearchResult([hypothesis]) for hypothesis in _hypotheses(best)]
+        return fast_beam_search_nbest(*batch, allow_partial=allow_partial, **softmax, merge="max", scorers=scorers)
+    if waiting_is_free(encoder_out_NTD.device):
+        lattice = fast_beam_search_lattice(*batch, allow_partial=allow_partial, **softmax)
+        best = ops.shortest_path(lattice, use_double_scores=True)
+        return [SearchResult([hypothesis]) for hypothesis in _hypotheses(best)]
+    return _best_on_gpu(*_advanced(*batch, softmax), allow_partial)
+
+
+@torch.inference_mode()
+def _best_on_gpu(
+    streams: RnntDecodingStreams, lens_N: Tensor, order_N: Tensor, allow_partial: bool
+) -> list[SearchResult]:
+    """The best paths without lattices, which are made on the host."""
+    symbols_NT, log_probs_NT, scores_N = streams.best_paths(allow_partial)
+    results = [SearchResult([Hypothesis([], [], [], float("-inf"))]) for _ in range(len(lens_N))]
+    emitted = symbols_NT.nonzero().tolist()
+    on_NT = symbols_NT > 0
+    tokens, log_probs = symbols_NT[on_NT].tolist(), log_probs_NT[on_NT].tolist()
+    first = 0
+    for place, score, count in zip(order_N.tolist(), scores_N.tolist(), on_NT.sum(1).tolist()):
+        here = slice(first, first + count)
+        if score > float("-inf"):
+            frames = [t for _, t in emitted[here]]
+            results[place] = SearchResult([Hypothesis(tokens[here], frames, log_probs[here], score)])
+        first += count
+    return results
 
 
 def fast_beam_search_nbest(

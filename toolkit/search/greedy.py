@@ -25,7 +25,7 @@ UNLIMITED = 25
 # Rows (utterances times frames) that the joiner takes for about the price of one; more are worth less than they cost.
 ROWS = {"cpu": 64, "cuda": 1024}
 MOST_FRAMES = 8  # tokens are seldom further apart
-FEWEST = 4  # iterations between asking a GPU whether all utterances are done
+FEWEST = 4  # iterations at least between asking a GPU whether all utterances are done
 
 
 @torch.inference_mode()
@@ -98,14 +98,13 @@ def greedy_search(
         step = partial(_iterate, predictor, limit)
     steps: list[tuple[Tensor, ...]] = []
 
-    fewest = 1 if waiting_is_free(device) else FEWEST
     next_check = 0
     for i in itertools.count():
         if i == next_check:
             left = int((lens_N - place.t_N).max())
             if left <= 0:
                 break
-            next_check += max(_iterations(left, num_frames - left, i, len(ahead_C)), fewest)
+            next_check += 1 if waiting_is_free(device) else _iterations(left, num_frames - left, i, len(ahead_C))
         frame_NC = place.t_N[:, None] + ahead_C
         row_NC = row_N[:, None] + frame_NC.clamp(max=num_frames - 1)
         encoder_NCJ = encoder_RJ.index_select(0, row_NC.view(-1)).view(n, len(ahead_C), -1)
@@ -163,9 +162,9 @@ def _iterations(left: int, read: int, iterations: int, ahead: int) -> int:
     """How many more iterations to do before asking again, so that few are done in vain and few questions are asked.
 
     left, read: frames of the utterance that has most to read; iterations: done for those read; ahead: the most frames that
-    an iteration reads. Three quarters of what it takes at the pace so far.
+    an iteration reads. Half of what it takes at the pace so far.
     """
-    return max(-(-left // ahead), 3 * left * iterations // (4 * max(read, 1)))
+    return max(-(-left // ahead), left * iterations // (2 * max(read, 1)), FEWEST)
 
 
 def _collect(steps: list[tuple[Tensor, ...]], score_N: Tensor) -> list[SearchResult]:
