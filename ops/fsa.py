@@ -35,6 +35,7 @@ class Fsa(ScoreMethods):
     """
 
     _arcs3: Tensor
+    _cache: dict[str, Any]
 
     def __init__(
         self,
