@@ -46,6 +46,21 @@ def _state_scores(
     return scores.new_empty(states), arcs.new_empty(states), scores.new_empty(arcs.shape[0] if made else 0)
 
 
+def _levels(fsa_splits: Tensor, state_splits: Tensor, arcs: Tensor) -> tuple[Tensor, Tensor]:
+    return arcs.new_empty(state_splits.shape[0] - 1), arcs.new_empty(_size(), device="cpu")
+
+
+def _state_scores_by_level(
+    fsa_splits: Tensor, state_splits: Tensor, arcs: Tensor, order: Tensor, level_splits: Tensor,
+    entering_splits: Tensor, entering: Tensor, scores: Tensor, forward: bool, log_semiring: bool, want_shares: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    return _state_scores(fsa_splits, state_splits, arcs, scores, forward, log_semiring, want_shares)
+
+
+def _state_scores_by_level_grad(*args: Any) -> Tensor:
+    return torch.empty_like(args[7])
+
+
 def _like_scores(fsa_splits: Tensor, state_splits: Tensor, arcs: Tensor, scores: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(scores)
 
@@ -137,6 +152,9 @@ def _pick_lists(src: Tensor, map_splits: Tensor, map: Tensor, filler: float) -> 
 FAKES: dict[str, Callable[..., Any]] = {
     "fsa_state_scores": _state_scores,
     "fsa_state_scores_grad": _like_scores,
+    "fsa_levels": _levels,
+    "fsa_state_scores_by_level": _state_scores_by_level,
+    "fsa_state_scores_by_level_grad": _state_scores_by_level_grad,
     "fsa_arc_post": _like_scores,
     "fsa_arc_post_grad": _arc_post_grad,
     "fsa_shortest_path": _unary,

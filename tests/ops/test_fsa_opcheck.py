@@ -10,6 +10,7 @@ import ops as k2
 from ops import build
 from ops.fsa_attributes import call, scores64
 from ops.fsa_fakes import FAKES
+from ops.scores import _entering
 
 build.load()
 
@@ -31,6 +32,8 @@ def cases() -> dict[str, tuple]:
     states, num_arcs = fsa[1].numel() - 1, fsas.num_arcs
     forward, best, _ = call("fsa_state_scores", *fsa, scores, True, False, False)
     backward, best_on, shares = call("fsa_state_scores", *fsa, scores, False, True, True)
+    levels = *fsa, *call("fsa_levels", *fsa), *_entering(fsas), scores
+    backward2, best2, shares2 = call("fsa_state_scores_by_level", *levels, False, True, True)
     mask = torch.arange(num_arcs) % 3 > 0
     index = ints(0, 1, 2)
     texts = k2.RaggedTensor([[1, 2, 2], [3]])
@@ -57,6 +60,9 @@ def cases() -> dict[str, tuple]:
     return {
         "fsa_state_scores": (*fsa, scores, False, True, True),
         "fsa_state_scores_grad": (*fsa, scores, False, True, backward, best_on, shares, torch.ones(states).double()),
+        "fsa_levels": fsa,
+        "fsa_state_scores_by_level": (*levels, False, True, True),
+        "fsa_state_scores_by_level_grad": (*levels, False, True, backward2, best2, shares2, torch.ones(states).double()),
         "fsa_arc_post": (*fsa, scores, forward, backward),
         "fsa_arc_post_grad": (*fsa, forward, torch.ones(num_arcs).double()),
         "fsa_shortest_path": (*fsa, best),
