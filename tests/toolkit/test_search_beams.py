@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 import ops
 from toolkit.config import DecodingConfig, FastBeamConfig
-from toolkit.eval.decode import with_graph
+from toolkit.eval.decode import describe_method, with_graph
 from toolkit.search import (
     ORACLES,
     SEARCHES,
@@ -29,6 +30,7 @@ from toolkit.search import (
     phrase_graph,
     save_graph,
 )
+from toolkit.search.graphs import load_graph
 from toolkit.search.result import Hypothesis
 
 WIDE = FastBeam(beam=1000.0, max_states=10_000, max_contexts=10_000)
@@ -359,6 +361,11 @@ def test_graphs_in_files_and_lists_of_phrases(tmp_path: Path) -> None:
     compiled = with_graph(config("phrases.txt"), FakeTokenizer(), tmp_path)
     weighted = phrase_graph(PHRASES, letters, scores=[0.0, -0.5, 0.0, 0.0])
     assert run(compiled) == [r.best.tokens for r in fast_beam_search(model, encoder_NTD, lens_N, weighted)]
+    half = dataclasses.replace(compiled.fast_beam, graph_scale=0.5)
+    scaled = with_graph(DecodingConfig(fast_beam=half), FakeTokenizer(), tmp_path)
+    assert torch.equal(load_graph(str(scaled.fast_beam.graph)).scores, 0.5 * weighted.scores)
+    assert torch.equal(load_graph(str(compiled.fast_beam.graph)).scores, weighted.scores)  # as it was
+    assert "graph x 0.5" in describe_method("fast_beam_search_LG", scaled)
     assert with_graph(DecodingConfig(), FakeTokenizer(), tmp_path) == DecodingConfig()
     with pytest.raises(ValueError, match="fast_beam_search_LG need a decoding graph"):
         with_graph(DecodingConfig(methods=["greedy_search", "fast_beam_search_LG"]), FakeTokenizer(), tmp_path)

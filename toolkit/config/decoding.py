@@ -43,11 +43,13 @@ class FastBeamConfig(Section):
     nbest_scale: float = 0.5  # less draws more varied paths
     # Methods …_LG: a graph saved by toolkit.search.graphs.save_graph, or a text file with a phrase a line.
     graph: Optional[str] = None
+    graph_scale: float = 1.0  # of the graph's scores: an LG at full weight makes a weak model delete words
     repeat: bool = True  # any number of the phrases of a text file in a row
     allow_partial: bool = False  # where the graph's end cannot be reached, take what there is
 
     def check(self) -> None:
         require(self.beam > 0, "decoding.fast_beam.beam", self.beam, "more than 0")
+        require(self.graph_scale >= 0, "decoding.fast_beam.graph_scale", self.graph_scale, "at least 0")
         for name in ("max_states", "max_contexts", "num_paths"):
             require(getattr(self, name) >= 1, f"decoding.fast_beam.{name}", getattr(self, name), "at least 1")
 

@@ -38,7 +38,7 @@ from toolkit.search import (
     to_words,
 )
 from toolkit.search.ctc_beam import prepared
-from toolkit.search.graphs import phrase_graph, read_phrases, save_graph
+from toolkit.search.graphs import load_graph, phrase_graph, read_phrases, save_graph
 from toolkit.search.lattice import lattice_settings, load_graphs
 from toolkit.search.posteriors import with_nbest_confidences
 from toolkit.search.rescoring import add_scores
@@ -134,7 +134,7 @@ def check_features(config: Config, trained: Config) -> None:
 
 
 def with_graph(d: DecodingConfig, tokenizer: Any, folder: Path) -> DecodingConfig:
-    """Where d.fast_beam.graph is a list of phrases: compile it to folder/graph.pt, and name that instead.
+    """Where d.fast_beam.graph is a list of phrases, or has its scores scaled: make that graph in `folder`, and name it instead.
 
     Raises FileNotFoundError if there is no such file, ValueError naming a phrase that the tokens cannot spell.
     """
@@ -146,12 +146,18 @@ def with_graph(d: DecodingConfig, tokenizer: Any, folder: Path) -> DecodingConfi
         return d
     if not Path(graph).is_file():
         raise FileNotFoundError(f"decoding.fast_beam.graph: no {graph}")
-    if not graph.endswith(".txt"):
+    scale = d.fast_beam.graph_scale
+    if graph.endswith(".txt"):
+        phrases, scores = read_phrases(graph)
+        fsa = phrase_graph(phrases, tokenizer.encode, d.fast_beam.repeat, scores, tokenizer.unk_id)
+    elif scale == 1.0:
         return d
-    phrases, scores = read_phrases(graph)
-    fsa = phrase_graph(phrases, tokenizer.encode, d.fast_beam.repeat, scores, tokenizer.unk_id)
-    save_graph(fsa, folder / "graph.pt")
-    return dataclasses.replace(d, fast_beam=dataclasses.replace(d.fast_beam, graph=str(folder / "graph.pt")))
+    else:
+        fsa = load_graph(graph).detach()  # a copy: the graph that was read is kept for others
+    fsa.scores = fsa.scores * scale
+    made = folder / ("graph.pt" if scale == 1.0 else f"graph-{scale:g}.pt")
+    save_graph(fsa, made)
+    return dataclasses.replace(d, fast_beam=dataclasses.replace(d.fast_beam, graph=str(made)))
 
 
 def describe_method(method: str, d: DecodingConfig, note: str = "") -> str:
@@ -170,6 +176,8 @@ def describe_method(method: str, d: DecodingConfig, note: str = "") -> str:
         )
     if method.startswith("fast_beam_search"):
         settings[method] = f"beam {fsa.beam:g}, max_states {fsa.max_states}, max_contexts {fsa.max_contexts}"
+        if method.endswith("_LG") and fsa.graph_scale != 1.0:
+            settings[method] += f", graph x {fsa.graph_scale:g}"
         if "nbest" in method:
             settings[method] += f", {fsa.num_paths} paths"
     said = [settings[method]] if method in settings else []
