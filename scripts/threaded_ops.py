@@ -36,7 +36,19 @@ def automata() -> list[torch.Tensor]:
     exact = k2.intersect_dense(graphs, dense, 8.0)
     index = torch.arange(24, dtype=torch.int32)
     batch = torch.ops.lattica.fsa_intersect_dense_batch(
-        *graphs.splits(), graphs.arcs3, graphs.scores, log_probs.detach(), segments, index, index, 10.0, 8.0, 5, 9, True, True
+        *graphs.splits(),
+        graphs.arcs3,
+        graphs.scores,
+        log_probs.detach(),
+        segments,
+        index,
+        index,
+        10.0,
+        8.0,
+        5,
+        9,
+        True,
+        True,
     )
     loss = k2.ctc_loss(graphs, dense, 8.0, reduction="sum") + lattice.get_tot_scores(True, True).sum()
     loss.backward()
