@@ -8,7 +8,7 @@ starts, the last state is final and is entered by arcs with label -1 only. State
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -247,14 +247,21 @@ class Fsa(ScoreMethods):
     @property
     def properties(self) -> int:
         """The bits of fsa_properties that all FSAs of the vector have; found again when labels are written into."""
-        if self.__dict__.get("_properties") is None or self._cache.get("version") != self._version():
-            per_fsa = fsa_properties.compute(self._arcs3, *self.splits())
-            self._properties = fsa_properties.intersect(per_fsa)
-            self._cache["version"] = self._version()
+
+        def find() -> int:
+            return fsa_properties.intersect(fsa_properties.compute(self._arcs3, *self.splits()))
+
+        self._properties = self._kept("properties", find)
         return self._properties
 
-    def _version(self) -> tuple[int, int]:
-        return id(self._arcs3), self._arcs3._version
+    def _kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """make(), remembered until arcs change."""
+        version = id(self._arcs3), -1 if self._arcs3.is_inference() else self._arcs3._version
+        if self._cache.get("version") != version:
+            self._cache = {"version": version}
+        if name not in self._cache:
+            self._cache[name] = make()
+        return self._cache[name]
 
     @property
     def properties_str(self) -> str:

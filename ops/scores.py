@@ -16,36 +16,64 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ops.fsa_call import call, scores64
+from ops.fsa_call import call, has_kernel
 from ops.ragged import RaggedShape, RaggedTensor
-from ops.ragged.shape import ids_to_splits
+from ops.ragged.shape import ids_to_splits, splits_to_ids
 
 if TYPE_CHECKING:
     from ops.fsa import Fsa
 
 
+def by_level(device: torch.device) -> bool:
+    """Whether scores are computed level by level for all FSAs at once, as GPUs need it, not an FSA a thread."""
+    return device.type != "cpu" and has_kernel("fsa_state_scores_by_level", device.type)
+
+
+def level_index(fsa: Fsa) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """States by levels and arcs by destinations, kept with the FSA: (order, level_splits (on the CPU), entering_splits,
+    entering), int32. Raises RuntimeError for FSAs that are not top-sorted.
+
+    The CUDA ops trust it, and know from its making that arcs stay within their FSA.
+    """
+    return fsa._kept("level_index", lambda: (*call("fsa_levels", *fsa.splits(), fsa.arcs3), *_entering(fsa)))
+
+
+def _entering(fsa: Fsa) -> tuple[Tensor, Tensor]:
+    """(splits, arcs): the arcs that enter each state, in their order, int32. Nothing waits for a GPU."""
+    dest, order = torch.sort(arc_places(fsa)[2], stable=True)
+    states = torch.arange(fsa.splits()[1].numel(), device=fsa.device)
+    return torch.searchsorted(dest, states, out_int32=True), order.int()
+
+
 class _StateScores(torch.autograd.Function):
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, scores: Tensor, splits: tuple[Tensor, Tensor], arcs3: Tensor, forward: bool, log_semiring: bool
-    ) -> tuple[Tensor, Tensor]:
-        want_shares = ctx.needs_input_grad[0]
-        out, best, shares = call("fsa_state_scores", *splits, arcs3, scores, forward, log_semiring, want_shares)
-        ctx.save_for_backward(*splits, arcs3, scores, out, best, shares)
-        ctx.kind = forward, log_semiring
-        ctx.mark_non_differentiable(best)
-        return out, best
+    """`fsa`: the tensors that say where arcs go; with a level_index, its tensors, too."""
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> Any:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        ctx: Any, scores: Tensor, fsa: tuple[Tensor, ...], forward: bool, log_semiring: bool, want_shares: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.op = "fsa_state_scores_by_level" if len(fsa) > 3 else "fsa_state_scores"
+        want_shares = want_shares or ctx.needs_input_grad[0]
+        out, best, shares = call(ctx.op, *fsa, scores, forward, log_semiring, want_shares)
+        ctx.save_for_backward(*fsa, scores, out, best, shares)
+        ctx.kind = forward, log_semiring
+        ctx.mark_non_differentiable(best, shares)
+        return out, best, shares
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> Any:  # type: ignore[override]
         *fsa, scores, out, best, shares = ctx.saved_tensors
-        arc_grad = call("fsa_state_scores_grad", *fsa, scores, *ctx.kind, out, best, shares, grad.contiguous())
+        arc_grad = call(f"{ctx.op}_grad", *fsa, scores, *ctx.kind, out, best, shares, grad.contiguous())
         return arc_grad, None, None, None, None
 
 
-def _state_scores(fsa: Fsa, forward: bool, log_semiring: bool) -> tuple[Tensor, Tensor]:
-    """float64 scores of all states, and the arc by which each state's best path goes (-1: none; tropical only)."""
-    return _StateScores.apply(fsa.scores.double().contiguous(), fsa.splits(), fsa.arcs3, forward, log_semiring)
+def _state_scores(
+    fsa: Fsa, forward: bool, log_semiring: bool, want_shares: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """float64 scores of all states; the arc by which each state's best path goes (-1: none; tropical only); of each arc
+    its share in the sum of the state that it leaves (log semiring, backward, if wanted)."""
+    tensors = (*fsa.splits(), fsa.arcs3, *(level_index(fsa) if by_level(fsa.device) else ()))
+    return _StateScores.apply(fsa.scores.double().contiguous(), tensors, forward, log_semiring, want_shares)
 
 
 def get_forward_scores(fsa: Fsa, use_double_scores: bool, log_semiring: bool) -> Tensor:
@@ -111,21 +139,16 @@ def best_entering_arcs(fsa: Fsa) -> Tensor:
 def leaving_probabilities(fsa: Fsa) -> Tensor:
     """float64 (number of arcs,): with what probability a path, drawn by exp(score), leaves an arc's source by the arc."""
     with torch.no_grad():
-        return call("fsa_state_scores", *fsa.splits(), fsa.arcs3, scores64(fsa), False, True, True)[2]
+        return _state_scores(fsa, False, True, want_shares=True)[2]
 
 
 def state_levels(fsa: Fsa) -> Tensor:
-    """(number of states,) int64: the length of the longest path to each state, so that arcs go up. Needs acyclic
-    FSAs.
+    """(number of states,) int64: the length of the longest path to each state, so that arcs go up. Needs top-sorted
+    FSAs without cycles.
     """
-    _, src, dest = arc_places(fsa)
-    level = torch.zeros(fsa.as_vec()._shape.tot_size(1), dtype=torch.int64, device=fsa.device)
-    for _ in range(level.numel() + 1):
-        new = level.scatter_reduce(0, dest, level[src] + 1, "amax")
-        if torch.equal(new, level):
-            return level
-        level = new
-    raise ValueError("the FSA has a cycle: its states have no levels")
+    order, level_splits = level_index(fsa)[:2]
+    level = torch.zeros(order.numel(), dtype=torch.int64, device=fsa.device)
+    return level.scatter_(0, order.long(), splits_to_ids(level_splits, order.numel()).long().to(fsa.device))
 
 
 def state_batches(fsa: Fsa) -> RaggedTensor:
@@ -144,11 +167,8 @@ def state_batches(fsa: Fsa) -> RaggedTensor:
 
 def incoming_arcs(fsa: Fsa) -> RaggedTensor:
     """The arcs that enter each state, numbered over the whole vector: axes [fsa][state][arc]."""
-    vec = fsa.as_vec()
-    dest = arc_places(fsa)[2]
-    order = torch.argsort(dest, stable=True)
-    shape = RaggedShape(splits=[vec._shape.row_splits(1), ids_to_splits(dest[order], vec._shape.tot_size(1))])
-    return RaggedTensor(shape, order.int())
+    splits, order = _entering(fsa)
+    return RaggedTensor(RaggedShape(splits=[fsa.splits()[0], splits]), order)
 
 
 def batched(states: RaggedTensor, lists: RaggedTensor) -> RaggedTensor:

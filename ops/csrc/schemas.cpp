@@ -54,6 +54,15 @@ STABLE_TORCH_LIBRARY(lattica, m) {
         "bool log_semiring, bool want_shares) -> (Tensor, Tensor, Tensor)");
   m.def("fsa_state_scores_grad(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, bool forward, "
         "bool log_semiring, Tensor state_scores, Tensor best, Tensor shares, Tensor state_grad) -> Tensor");
+  // The same for all FSAs at once, level by level: what runs on CUDA. fsa_levels gives all states by levels and, on the CPU, where
+  // each level begins; `entering` lists the arcs into each state, in their order. See csrc/fsa_levels.h.
+  m.def("fsa_levels(Tensor fsa_splits, Tensor state_splits, Tensor arcs) -> (Tensor, Tensor)");
+  m.def("fsa_state_scores_by_level(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor order, Tensor level_splits, "
+        "Tensor entering_splits, Tensor entering, Tensor scores, bool forward, bool log_semiring, bool want_shares) -> "
+        "(Tensor, Tensor, Tensor)");
+  m.def("fsa_state_scores_by_level_grad(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor order, Tensor level_splits, "
+        "Tensor entering_splits, Tensor entering, Tensor scores, bool forward, bool log_semiring, Tensor state_scores, "
+        "Tensor best, Tensor shares, Tensor state_grad) -> Tensor");
   m.def("fsa_shortest_path(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor best) -> "
         "(Tensor, Tensor, Tensor, Tensor)");
   m.def("fsa_random_paths(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor shares, Tensor path_splits, int seed) -> "

@@ -114,7 +114,7 @@ def test_cyclic_input_is_an_error():
     fsa = k2.Fsa.from_str("0 1 1 0\n1 0 2 0\n1 2 -1 0\n2")
     with pytest.raises(RuntimeError, match="top_sort"):
         fsa.get_tot_scores(True, True)
-    with pytest.raises(ValueError, match="cycle"):
+    with pytest.raises(RuntimeError, match="cyclic"):
         scores.state_batches(fsa)
 
 

@@ -1,0 +1,72 @@
+// for_each_team(backend, lanes, n, f): f(i, team) for i = 0 ... n - 1, where the lanes of a team share the work on one i: some
+// neighbouring threads of a CUDA warp; on the CPU, whose threads take an i each, one lane.
+#pragma once
+
+#include "parallel.h"
+
+namespace lattica {
+
+struct Team {
+  int32_t lane, lanes;
+
+  // All lanes must ask, and all get the same: combined in an order that does not change from run to run.
+  LATTICA_BOTH double sum(double x) const {
+#ifdef __CUDA_ARCH__
+    for (int32_t step = lanes / 2; step > 0; step /= 2) x += __shfl_xor_sync(mask(), x, step);
+#endif
+    return x;
+  }
+
+  // The largest x of all lanes, and the lowest `index` of those that have it.
+  LATTICA_BOTH void best([[maybe_unused]] double* x, [[maybe_unused]] int32_t* index) const {
+#ifdef __CUDA_ARCH__
+    for (int32_t step = lanes / 2; step > 0; step /= 2) {
+      const double other = __shfl_xor_sync(mask(), *x, step);
+      const int32_t other_index = __shfl_xor_sync(mask(), *index, step);
+      if (other > *x || (other == *x && other_index < *index)) *x = other, *index = other_index;
+    }
+#endif
+  }
+
+#ifdef __CUDACC__
+ private:
+  __device__ uint32_t mask() const {
+    return lanes == 32 ? 0xffffffffu : ((1u << lanes) - 1) << (threadIdx.x % 32 / lanes * lanes);
+  }
+#endif
+};
+
+#ifdef __CUDACC__
+
+template <typename F>
+__global__ void for_each_team_kernel(int32_t lanes, int64_t n, F f) {
+  const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t teams = static_cast<int64_t>(gridDim.x) * blockDim.x / lanes;
+  for (int64_t i = thread / lanes; i < n; i += teams) f(i, Team{static_cast<int32_t>(thread % lanes), lanes});
+}
+
+// lanes: a power of two up to 32.
+template <typename F>
+void for_each_team(const CudaBackend& backend, int32_t lanes, int64_t n, F f) {
+  if (n == 0) return;
+  constexpr int64_t kThreads = 256, kMaxBlocks = 1 << 16;
+  const int64_t blocks = (n * lanes + kThreads - 1) / kThreads;
+  for_each_team_kernel<<<static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks), kThreads, 0, backend.stream>>>(lanes, n, f);
+}
+
+#else
+
+template <typename F>
+void for_each_team(const CpuBackend& backend, int32_t, int64_t n, const F& f) {
+  backend.for_each(n, [&](int64_t i) { f(i, Team{0, 1}); });
+}
+
+#endif
+
+// Lanes for lists of so many entries on average.
+inline int32_t lanes_for(int64_t entries, int64_t lists) {
+  const int64_t average = lists ? entries / lists : 0;
+  return average >= 24 ? 32 : average >= 6 ? 8 : 4;
+}
+
+}  // namespace lattica
