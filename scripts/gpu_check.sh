@@ -31,4 +31,6 @@ step build 200 "$python" -m ops.build
 step tests 180 "$python" -m pytest -q -m cuda tests/ops -p no:cacheprovider
 step rnnt_loss 120 "$python" benchmarks/ops/rnnt_loss.py
 step train_step 90 "$python" benchmarks/train_step.py
+step ctc 40 "$python" benchmarks/ops/ctc.py --device cuda
+step fsa 60 "$python" benchmarks/ops/fsa.py --device cuda
 exit $failed

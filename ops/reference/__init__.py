@@ -5,6 +5,7 @@ Each has the name and the arguments of the op's schema in csrc/schemas.cpp.
 
 from ops.reference.depthwise_conv1d import depthwise_conv1d, depthwise_conv1d_backward
 from ops.reference.double_swish import double_swish
+from ops.reference.fsa_arc_sort import fsa_arc_sort
 from ops.reference.fsa_ctc_graph import fsa_ctc_graph
 from ops.reference.fsa_properties import fsa_properties
 from ops.reference.fsa_scores import fsa_state_scores, fsa_state_scores_grad
@@ -20,6 +21,7 @@ __all__ = [
     "depthwise_conv1d",
     "depthwise_conv1d_backward",
     "double_swish",
+    "fsa_arc_sort",
     "fsa_ctc_graph",
     "fsa_properties",
     "fsa_state_scores",
