@@ -27,9 +27,11 @@ step() {  # step NAME SECONDS COMMAND…: its output goes to $out/NAME.txt, too;
 "$python" -c 'import torch; assert torch.cuda.is_available(), "torch sees no GPU"' || exit 1
 { nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv; "$python" -V; "$python" -c 'import torch; print("torch", torch.__version__)'; } \
   | tee "$out/machine.txt"
-step build 200 "$python" -m ops.build
-step tests 180 "$python" -m pytest -q -m cuda tests/ops tests/toolkit/test_search_cuda.py -p no:cacheprovider
-step rnnt_loss 120 "$python" benchmarks/ops/rnnt_loss.py
-step train_step 90 "$python" benchmarks/train_step.py
-OUT=$out step search 100 "$python" benchmarks/search.py --device cuda --model paper --batches 1 8 64 512
+step build 160 "$python" -m ops.build
+step tests 150 "$python" -m pytest -q -m cuda tests/ops tests/toolkit/test_search_cuda.py -p no:cacheprovider
+step rnnt_loss 70 "$python" benchmarks/ops/rnnt_loss.py
+step train_step 60 "$python" benchmarks/train_step.py
+OUT=$out step search 80 "$python" benchmarks/search.py --device cuda --model paper --batches 1 8 64 512
+step ctc 30 "$python" benchmarks/ops/ctc.py --device cuda
+step fsa 40 "$python" benchmarks/ops/fsa.py --device cuda
 exit $failed

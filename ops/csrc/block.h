@@ -1,6 +1,7 @@
-// for_each_block(backend, n, size, f): run f(block, 0) ... f(block, n - 1), each by `size` threads that share the work and meet at
-// block.sync(): a CUDA block, so that a whole chain of steps is one kernel. On the CPU size 1 is one thread, and sync nothing; with
-// more, for tests, forgotten meetings and races show without a GPU.
+// for_each_block(backend, size, doubles, n, f): f(i, block, memory) for i = 0 ... n - 1, where the threads of a block work on one i
+// together, meet at block.sync(), and share `memory` of so many doubles: a CUDA block and its shared memory, so that a whole chain
+// of steps is one kernel. On the CPU, where only tests use this, a block is three threads at most, so that forgotten meetings and
+// races show without a GPU; blocks then run one after another. Blocks of one thread run side by side.
 //
 // Within f every thread goes the same way past each sync(), and takes its share of a loop by
 //   for (int64_t i = block.rank(); i < n; i += block.size()) …
@@ -19,45 +20,78 @@
 
 namespace lattica {
 
+class Block {
+ public:
 #ifdef __CUDACC__
+  LATTICA_BOTH Block(int32_t rank, int32_t size) : rank_(rank), size_(size) {}
+  LATTICA_BOTH void sync() const {
+#ifdef __CUDA_ARCH__
+    __syncthreads();
+#endif
+  }
+#else
+  Block(int32_t rank, int32_t size, std::barrier<>* barrier) : rank_(rank), size_(size), barrier_(barrier) {}
+  void sync() const {
+    if (barrier_) barrier_->arrive_and_wait();
+  }
+#endif
+  LATTICA_BOTH int32_t rank() const { return rank_; }
+  LATTICA_BOTH int32_t size() const { return size_; }
 
-struct CudaBlock {
-  __device__ int64_t rank() const { return threadIdx.x; }
-  __device__ int64_t size() const { return blockDim.x; }
-  __device__ void sync() const { __syncthreads(); }
+ private:
+  int32_t rank_, size_;
+#ifndef __CUDACC__
+  std::barrier<>* barrier_;
+#endif
 };
 
+#ifdef __CUDACC__
+
 template <typename F>
-__global__ void for_each_block_kernel(F f) {
-  f(CudaBlock{}, static_cast<int64_t>(blockIdx.x));
+__global__ void __launch_bounds__(1024) for_each_block_kernel(F f) {
+  extern __shared__ double block_memory[];
+  f(blockIdx.x, Block(static_cast<int32_t>(threadIdx.x), static_cast<int32_t>(blockDim.x)), block_memory);
+}
+
+// The largest `doubles` that for_each_block can have here.
+inline int64_t most_block_memory(const CudaBackend&) {
+  int device = 0, most = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  return most / static_cast<int64_t>(sizeof(double));
 }
 
 template <typename F>
-void for_each_block(const CudaBackend& backend, int64_t n, int64_t size, F f) {
-  if (n > 0) for_each_block_kernel<<<static_cast<unsigned>(n), static_cast<unsigned>(size), 0, backend.stream>>>(f);
+void for_each_block(const CudaBackend& backend, int64_t size, int64_t doubles, int64_t n, F f) {
+  if (n == 0) return;
+  const size_t bytes = static_cast<size_t>(doubles) * sizeof(double);
+  if (bytes > 48 * 1024)
+    cudaFuncSetAttribute(for_each_block_kernel<F>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  const int64_t warps = (size + 31) / 32 * 32;
+  for_each_block_kernel<<<static_cast<unsigned>(n), static_cast<unsigned>(warps < 1024 ? warps : 1024), bytes, backend.stream>>>(f);
 }
 
 #else
 
-struct CpuBlock {
-  int64_t rank_, size_;
-  std::barrier<>* barrier;
-
-  int64_t rank() const { return rank_; }
-  int64_t size() const { return size_; }
-  void sync() const {
-    if (barrier) barrier->arrive_and_wait();
-  }
-};
+inline int64_t most_block_memory(const CpuBackend&) { return 128; }  // little, so that tests do without it, too
 
 template <typename F>
-void for_each_block(const CpuBackend& backend, int64_t n, int64_t size, const F& f) {
-  if (size <= 1) return backend.for_each(n, [&](int64_t i) { f(CpuBlock{0, 1, nullptr}, i); });
-  std::barrier<> barrier(size);
+void for_each_block(const CpuBackend& backend, int64_t size, int64_t doubles, int64_t n, const F& f) {
+  if (size <= 1)
+    return backend.for_each(n, [&](int64_t i) {
+      std::vector<double> memory(doubles);
+      f(i, Block(0, 1, nullptr), memory.data());
+    });
+  const int32_t num_threads = size < 3 ? 2 : 3;
+  std::vector<double> memory(doubles);
+  std::barrier<> barrier(num_threads);
   std::vector<std::thread> threads;
-  for (int64_t rank = 0; rank < size; ++rank)
+  for (int32_t rank = 0; rank < num_threads; ++rank)
     threads.emplace_back([&, rank] {
-      for (int64_t i = 0; i < n; ++i) f(CpuBlock{rank, size, &barrier}, i);
+      for (int64_t i = 0; i < n; ++i) {
+        f(i, Block(rank, num_threads, &barrier), memory.data());
+        barrier.arrive_and_wait();
+      }
     });
   for (std::thread& thread : threads) thread.join();
 }
@@ -73,7 +107,7 @@ struct LargestCut {
 
 // By radix, four bits a pass from the top, until the border is clear; value(i) is the i-th number. `bins`: 16 counters. The
 // result is the same in all threads. Meets before it reads and after its last reading.
-template <typename Block, typename Value>
+template <typename Value>
 LATTICA_DEVICE inline LargestCut cut_largest(const Block& block, int64_t n, int64_t k, int32_t* bins, const Value& value) {
   LargestCut cut{0, k};
   uint64_t decided = 0;  // the bits of `least` that are known

@@ -59,7 +59,6 @@ struct RnntScratch {
   }
 };
 
-template <typename Block>
 class RnntBlockAdvancer {
  public:
   // `row`: the stream's first row of log_probs; `memory`: RnntScratch::words().
@@ -405,9 +404,8 @@ struct RnntBatchStep {
   int64_t* memory;
   int64_t first;
 
-  template <typename Block>
-  LATTICA_DEVICE void operator()(const Block& block, int64_t k) const {
-    RnntBlockAdvancer<Block>(block, graphs, search, scratch, in, out, arcs, log_probs, rows[first + k], memory + k * scratch.words(),
+  LATTICA_DEVICE void operator()(int64_t k, const Block& block, double*) const {
+    RnntBlockAdvancer(block, graphs, search, scratch, in, out, arcs, log_probs, rows[first + k], memory + k * scratch.words(),
                            first + k).run();
   }
 };
@@ -416,7 +414,7 @@ struct RnntBatchStep {
 template <typename Backend>
 void rnnt_batch_advance(const Backend& backend, RnntBatchStep step, int64_t n, int64_t memory_rows, int64_t block_size) {
   for (step.first = 0; step.first < n; step.first += memory_rows)
-    for_each_block(backend, step.first + memory_rows < n ? memory_rows : n - step.first, block_size, step);
+    for_each_block(backend, block_size, 0, step.first + memory_rows < n ? memory_rows : n - step.first, step);
 }
 
 }  // namespace lattica
