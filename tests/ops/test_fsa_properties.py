@@ -38,7 +38,7 @@ def holds_for(*strategies: Any) -> Callable:
     return register
 
 
-@pytest.mark.parametrize("examples", [20, pytest.param(1500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [20, pytest.param(1500, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 @pytest.mark.parametrize("name", [
     "sorting_keeps_weights", "cyclic_automata_keep_weights", "remove_epsilon_keeps_weights", "determinize_keeps_weights",
     "push_keeps_weights", "minimize_keeps_weights", "union_adds_weights", "closure_repeats", "reverse_turns_strings",
