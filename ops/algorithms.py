@@ -21,6 +21,7 @@ from ops.fsa_attributes import (
     fsa_from_binary_function_tensor,
     fsa_from_unary_function_tensor,
 )
+from ops.fsa_call import has_kernel
 from ops.ragged import RaggedShape, RaggedTensor
 from ops.ragged.shape import counts_to_splits, ids_to_splits
 
@@ -47,13 +48,36 @@ def arc_sort(fsa: Fsa, ret_arc_map: bool = False) -> Any:
     return (ans, arc_map) if ret_arc_map else ans
 
 
+def intersects_batches(device: torch.device) -> bool:
+    """Whether pairs of FSAs are intersected all at once, as GPUs need it, not a pair a thread."""
+    return device.type != "cpu" and has_kernel("fsa_intersect_states", device.type)
+
+
+def _intersect_batch(a: Fsa, b: Fsa, a_labels: Tensor, index: list[Tensor]) -> tuple[Tensor, ...]:
+    """(fsa_splits, state_splits, arcs3, arc map of a, arc map of b): a result state has a number that says which states
+    of a and b it stands for; the numbers that can be reached are found, sorted, and given their arcs."""
+    sides, sizes = [], []
+    for fsa, labels, which in ((a, a_labels, index[0]), (b, b.labels.contiguous(), index[1])):
+        fsa_splits, state_splits = fsa.splits()
+        keyed = torch.cat([fsa.arcs3[:, :2], labels[:, None]], dim=1)
+        sides += [fsa_splits, state_splits, fsa.arcs3, labels, call("fsa_arc_sort", state_splits, keyed)]
+        counts = torch.cat([(fsa_splits[1:] - fsa_splits[:-1]).long(), which.new_zeros(1)])
+        sizes.append(counts[which.long().clamp(0, counts.numel() - 1)])  # the op complains about wrong numbers
+    offsets = torch.cat([sizes[0].new_zeros(1), torch.cumsum(sizes[0] * sizes[1], 0)])
+    keys = call("fsa_intersect_states", *sides, *index, offsets)
+    return call("fsa_intersect_arcs", *sides, *index, offsets, torch.sort(keys).values)
+
+
 def _intersect(
     a: Fsa, b: Fsa, a_labels: Tensor, a_index: Tensor, b_index: Tensor, epsilons: bool, vec: bool
 ) -> tuple[Fsa, Tensor, Tensor]:
     index = [i.to(device=a.device, dtype=torch.int32).contiguous() for i in (a_index, b_index)]
-    *arcs, map_a, map_b = call(
-        "fsa_intersect", *a.splits(), a.arcs3, a_labels.contiguous(), *b.splits(), b.arcs3, *index, epsilons
-    )
+    if not epsilons and intersects_batches(a.device):
+        *arcs, map_a, map_b = _intersect_batch(a, b, a_labels.contiguous(), index)
+    else:
+        *arcs, map_a, map_b = call(
+            "fsa_intersect", *a.splits(), a.arcs3, a_labels.contiguous(), *b.splits(), b.arcs3, *index, epsilons
+        )
     return fsa_from_binary_function_tensor(a, b, arcs_of(arcs, vec), map_a, map_b), map_a, map_b
 
 

@@ -44,7 +44,8 @@ def ctc_loss(
         raise ValueError("reduction 'mean' needs target_lengths")
     tokens = _label_sequences(decoding_graph, dense_fsa_vec, delay_penalty)
     if tokens is not None:
-        total = _CtcTotal.apply(dense_fsa_vec.log_probs, dense_fsa_vec.segments, tokens, delay_penalty)
+        segments = dense_fsa_vec.segments.to(dense_fsa_vec.device)
+        total = _CtcTotal.apply(dense_fsa_vec.log_probs, segments, tokens, delay_penalty)
     else:
         total = _total_of_lattice(decoding_graph, dense_fsa_vec, output_beam, delay_penalty)
     loss = -total if use_double_scores else -total.float()

@@ -47,7 +47,7 @@ def forced_align(
     Returns labels (N, T) int32, -1 after the utterance's end; and scores (N, T), log_probs of the labels (0 after the
     end), differentiable. An utterance that no labelling fits (fewer frames than tokens plus repeats, or -inf or nan in
     its way) gets labels -1 and scores -inf throughout, and a warning names it. Meaning and names are torchaudio's,
-    batched. Of labellings with one score it gives the one that moves on latest. CPU threads over utterances.
+    batched. Of labellings with one score it gives the one that moves on latest. CPU threads over utterances, or CUDA blocks.
     """
     if log_probs.ndim != 3 or not log_probs.is_floating_point():
         raise ValueError(f"log_probs must be float (N, T, C), got {log_probs.dtype} {tuple(log_probs.shape)}")
@@ -64,14 +64,14 @@ def forced_align(
     skips[1:] = tokens[1:] != tokens[:-1]
     index = torch.arange(N)
     segments = torch.stack([index, torch.zeros_like(index), lens], dim=1).int()
-    values = log_probs.detach().cpu()
+    values, device = log_probs.detach(), log_probs.device
     values = values if values.dtype in (torch.float32, torch.float64) else values.float()
-    labels = call("fsa_ctc_align", values.contiguous(), segments, splits, tokens, skips, blank)
-    inside = torch.arange(T) < lens[:, None]
-    failed = ((labels < 0) & inside).any(1) | ((lens == 0) & (splits[1:] > splits[:-1]))
+    ints = [x.to(device) for x in (segments, splits, tokens, skips)]
+    labels = call("fsa_ctc_align", values.contiguous(), *ints, blank)
+    inside = (torch.arange(T) < lens[:, None]).to(device)
+    failed = ((labels < 0) & inside).any(1) | ((lens == 0) & (splits[1:] > splits[:-1])).to(device)
     if bool(failed.any()):
         warnings.warn(f"forced_align: no alignment for utterances {failed.nonzero().squeeze(1).tolist()}", stacklevel=2)
-    labels, inside, failed = (x.to(log_probs.device) for x in (labels, inside, failed))
     scores = log_probs.gather(2, labels.clamp(min=0).long()[..., None]).squeeze(2)
     scores = scores.masked_fill(~inside, 0.0).masked_fill(failed[:, None], float("-inf"))
     return labels, scores

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from ops import build
+from ops.fsa_call import call
 
 VALID = 0x01  # labels >= -1; label -1 exactly on the arcs into the final state (the last); no arc leaves it
 NONEMPTY = 0x02  # has a state
@@ -43,8 +42,7 @@ def compute(arcs: Tensor, fsa_splits: Tensor, state_splits: Tensor) -> Tensor:
       arcs: (A, 3) int32 source, destination (both within their FSA), label.
       fsa_splits: where the states of each FSA begin. state_splits: where the arcs of each state begin.
     """
-    build.load()
-    return torch.ops.lattica.fsa_properties(fsa_splits, state_splits, arcs)
+    return call("fsa_properties", fsa_splits, state_splits, arcs)
 
 
 def intersect(properties: Tensor) -> int:

@@ -32,4 +32,6 @@ step tests 180 "$python" -m pytest -q -m cuda tests/ops tests/toolkit/test_searc
 step rnnt_loss 120 "$python" benchmarks/ops/rnnt_loss.py
 step train_step 90 "$python" benchmarks/train_step.py
 OUT=$out step search 100 "$python" benchmarks/search.py --device cuda --model paper --batches 1 8 64 512
+step ctc 40 "$python" benchmarks/ops/ctc.py --device cuda
+step fsa 60 "$python" benchmarks/ops/fsa.py --device cuda
 exit $failed

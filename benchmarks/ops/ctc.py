@@ -1,6 +1,6 @@
 """CTC loss, forced alignment and the intersection of CTC topologies with frame scores: time against peers.
 
-    python benchmarks/ops/ctc.py --out benchmarks/results
+    python benchmarks/ops/ctc.py --out benchmarks/results [--device cuda]
 
 `ctc_loss`: forward + backward by the log-probabilities, float32; ours on the label sequences' own recursion and by way of
 intersect_dense (which other graphs take), torch.nn.functional.ctc_loss, and k2 where it is installed. Contestants take
@@ -42,10 +42,10 @@ def segments(n: int, t: int) -> torch.Tensor:
     return torch.tensor([[i, 0, t] for i in range(n)], dtype=torch.int32)
 
 
-def loss_runs(n: int, t: int, u: int, v: int) -> Runs:
+def loss_runs(n: int, t: int, u: int, v: int, device: str) -> Runs:
     torch.manual_seed(0)
-    log_probs = torch.randn(n, t, v).log_softmax(-1).requires_grad_()
-    targets = torch.randint(1, v, (n, u))
+    log_probs = torch.randn(n, t, v).log_softmax(-1).to(device).requires_grad_()
+    targets = torch.randint(1, v, (n, u)).to(device)
     lens, sizes = torch.full((n,), t), torch.full((n,), u)
 
     def step(loss: Callable[[], torch.Tensor]) -> Callable[[], object]:
@@ -56,7 +56,7 @@ def loss_runs(n: int, t: int, u: int, v: int) -> Runs:
         return run
 
     def fsa_loss(k2: Any, lattice: bool) -> Callable[[], torch.Tensor]:
-        graph = k2.ctc_graph(targets.tolist())
+        graph = k2.ctc_graph(targets.tolist(), device=device)
         if lattice:
             graph.requires_grad_(True)
         return lambda: k2.ctc_loss(graph, k2.DenseFsaVec(log_probs, segments(n, t)))
@@ -75,12 +75,12 @@ def loss_runs(n: int, t: int, u: int, v: int) -> Runs:
     return runs
 
 
-def dense_runs(sharpness: float) -> tuple[Runs, int]:
+def dense_runs(sharpness: float, device: str) -> tuple[Runs, int]:
     torch.manual_seed(0)
-    log_probs = (sharpness * torch.randn(16, 150, 100)).log_softmax(-1)
+    log_probs = (sharpness * torch.randn(16, 150, 100)).log_softmax(-1).to(device)
 
     def intersect(k2: Any) -> Callable[[], Any]:
-        graph = k2.ctc_topo(99)
+        graph = k2.ctc_topo(99, device=device)
         return lambda: k2.intersect_dense_pruned(
             graph, k2.DenseFsaVec(log_probs, segments(16, 150)), 20.0, 8.0, 30, 10000
         )
@@ -94,23 +94,26 @@ def dense_runs(sharpness: float) -> tuple[Runs, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", help="directory for the dated report")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    text = f"## CTC, cpu, float32, {args.threads} CPU thread(s), wall time\n\n{machine('cpu')}\n\n"
+    text = f"## CTC, {args.device}, float32, {args.threads} CPU thread(s), wall time\n\n{machine(args.device)}\n\n"
     text += (
         f"    python benchmarks/ops/ctc.py {' '.join(sys.argv[1:])}\n\nBest of {args.rounds} interleaved rounds.\n\n"
     )
     text += "| ctc_loss, forward + backward: N, T, U, V | contestant | ms |\n|---|---|---|\n"
     for shape in ((16, 200, 40, 500), (32, 400, 80, 500)):
-        for name, seconds in measure(loss_runs(*shape), args.rounds, "cpu", time.perf_counter).items():
+        for name, seconds in measure(
+            loss_runs(*shape, args.device), args.rounds, args.device, time.perf_counter
+        ).items():
             text += f"| {', '.join(map(str, shape))} | {name} | {seconds * 1e3:.1f} |\n"
     text += "\n| intersect_dense_pruned: sharpness | arcs in the lattices | contestant | ms |\n|---|---|---|---|\n"
     for sharpness in (5.0, 3.0, 1.0):
-        runs, num_arcs = dense_runs(sharpness)
-        for name, seconds in measure(runs, args.rounds, "cpu", time.perf_counter).items():
+        runs, num_arcs = dense_runs(sharpness, args.device)
+        for name, seconds in measure(runs, args.rounds, args.device, time.perf_counter).items():
             text += f"| {sharpness:g} | {num_arcs:,} | {name} | {seconds * 1e3:.0f} |\n"
     print(text)
     if args.out:

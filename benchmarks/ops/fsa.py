@@ -2,6 +2,7 @@
 
     python benchmarks/ops/fsa.py --out benchmarks/results            # the table
     python benchmarks/ops/fsa.py --growth 2000,20000,200000 --plot   # growth with a lexicon's size
+    python benchmarks/ops/fsa.py --device cuda                       # what ops/README.md names no CUDA for goes by the CPU
 
 Times are wall times of the best of several runs. OpenFst is `pip install kaldifst`; it works in place and on one thread, and
 its figures leave out the copy that a run needs. Beside `ops` stand figures of k2 1.24.4 on a CPU, noted on another day.
@@ -41,21 +42,25 @@ NOTED_K2_MS = {
 }
 
 
-def cases(k2: Any, num_words: int = 1400, num_bigrams: int = 13_800, beam: float = 4.0) -> dict[str, tuple[str, Run]]:
+def cases(
+    k2: Any, num_words: int = 1400, num_bigrams: int = 13_800, beam: float = 4.0, device: str = "cpu"
+) -> dict[str, tuple[str, Run]]:
     """By name: the size of what is measured, and the run. With 1,400 words L has 9,022 arcs, G 18,001, L∘G 25,621."""
-    L, G = inputs.lexicon(num_words).fsa(k2), k2.Fsa(inputs.grammar(num_words, num_bigrams))
+    L, G = inputs.lexicon(num_words).fsa(k2).to(device), k2.Fsa(inputs.grammar(num_words, num_bigrams)).to(device)
     L_sorted, G_sorted = k2.arc_sort(L), k2.arc_sort(G)
     LG = k2.compose(L_sorted, G_sorted)
     det = k2.determinize(LG)
     texts = inputs.transcripts(64, 60, 500)
-    lattice = inputs.lattices(k2, beam=beam)
+    lattice = inputs.lattices(k2, beam=beam).to(device)
     lattice.requires_grad_(True)
 
     def total(log_semiring: bool) -> None:
         lattice.scores.grad = None
         lattice.get_tot_scores(use_double_scores=True, log_semiring=log_semiring).sum().backward()
 
-    linear, topology = k2.linear_fsa(texts), k2.create_fsa_vec([k2.arc_sort(k2.ctc_topo(500))])
+    linear = k2.linear_fsa(texts, device=device)
+    topology = k2.create_fsa_vec([k2.arc_sort(k2.ctc_topo(500))]).to(device)
+    b_to_a = torch.zeros(64, dtype=torch.int32, device=device)
     sizes = {
         "L": f"{L.num_arcs:,} arcs",
         "LG": f"{LG.num_arcs:,} arcs",
@@ -69,11 +74,11 @@ def cases(k2: Any, num_words: int = 1400, num_bigrams: int = 13_800, beam: float
         "connect LG": (sizes["LG"], lambda: k2.connect(LG)),
         "determinize LG": (sizes["LG"], lambda: k2.determinize(LG)),
         "remove_epsilon LG": (sizes["det"], lambda: k2.remove_epsilon(det)),
-        "ctc_graph, 64 × 60 symbols": ("", lambda: k2.ctc_graph(texts)),
-        "linear_fsa, 64 × 60 symbols": ("", lambda: k2.linear_fsa(texts)),
+        "ctc_graph, 64 × 60 symbols": ("", lambda: k2.ctc_graph(texts, device=device)),
+        "linear_fsa, 64 × 60 symbols": ("", lambda: k2.linear_fsa(texts, device=device)),
         "add_epsilon_self_loops, 64 linear": ("", lambda: k2.add_epsilon_self_loops(linear)),
         "intersect_device, 64 texts × ctc_topo(500) labels": (
-            "", lambda: k2.intersect_device(topology, linear, torch.zeros(64, dtype=torch.int32))),
+            "", lambda: k2.intersect_device(topology, linear, b_to_a)),
         "tot_scores + backward, log": (sizes["lattice"], lambda: total(True)),
         "tot_scores + backward, tropical": (sizes["lattice"], lambda: total(False)),
         "get_arc_post": (sizes["lattice"], lambda: lattice.get_arc_post(True, True)),
@@ -135,27 +140,30 @@ def to_openfst(kaldifst: Any, fsa: Any, transducer: bool = True) -> Any:
     return fst
 
 
-def best_ms(run: Run, budget_s: float, least: int = 3) -> float:
+def best_ms(run: Run, budget_s: float, least: int = 3, device: str = "cpu") -> float:
     """Milliseconds of the best run within the budget (`least` at least); a run may return its own seconds."""
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     best, start, count = float("inf"), time.perf_counter(), 0
     while count < least or (time.perf_counter() - start < budget_s and count < 200):
+        wait()
         begin = time.perf_counter()
         own = run()
+        wait()
         best = min(best, own if isinstance(own, float) else time.perf_counter() - begin)
         count += 1
     return best * 1e3
 
 
 def table(args: argparse.Namespace) -> str:
-    ours = cases(ops, beam=args.beam)
+    ours = cases(ops, beam=args.beam, device=args.device)
     peers: dict[str, dict[str, Run]] = {}
     for name, make in (("k2", lambda: {n: r for n, (_, r) in cases(importlib.import_module("k2"), beam=args.beam).items()}),
-                       ("kaldifst", openfst_cases)):  # fmt: skip
+                       ("kaldifst", openfst_cases))[:0 if args.device == "cuda" else 2]:  # fmt: skip
         try:
             peers[name] = make()
         except ImportError:
             print(f"{name} is not installed")
-    columns = ["k2 1.24.4, noted", *peers]
+    columns = ["k2 1.24.4, CPU, noted", *peers]
     lines = [
         f"| algorithm | size | ops ms | {' | '.join(f'{c} ms' for c in columns)} |",
         "|---" * (3 + len(columns)) + "|",
@@ -163,7 +171,7 @@ def table(args: argparse.Namespace) -> str:
     for name, (size, run) in ours.items():
         if args.only not in name:
             continue
-        mine = best_ms(run, args.seconds)
+        mine = best_ms(run, args.seconds, device=args.device)
         noted = NOTED_K2_MS.get(name)
         ratio = "other lattice" if "lattice" in name or "paths" in name or "tot_scores" in name else ""
         cells = ["–" if noted is None else f"{noted:g} ({ratio or f'{noted / mine:.1f} ×'})"]
@@ -231,12 +239,14 @@ def machine() -> str:
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((line.split(":")[1].strip() for line in lines if "model name" in line), name)
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     load = f"load {os.getloadavg()[0]:.1f} of {os.cpu_count()} CPUs when the measurement began"
-    return f"{name}; torch {torch.__version__}; Python {platform.python_version()}; {load}"
+    return f"{name}{gpu}; torch {torch.__version__}; Python {platform.python_version()}; {load}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=0.5, help="time for each figure")
     parser.add_argument("--beam", type=float, default=4.0, help="of the lattices: how large they get")
@@ -249,7 +259,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     title = "Growth" if args.growth else "FSA algorithms"
-    text = f"## {title}, CPU, {args.threads} thread(s), wall time\n\n{machine()}\n\n"
+    text = f"## {title}, {args.device}, {args.threads} CPU thread(s), wall time\n\n{machine()}\n\n"
     text += f"    python benchmarks/ops/fsa.py {' '.join(sys.argv[1:])}\n\n"
     text += growth(args) if args.growth else table(args)
     if args.out:

@@ -35,16 +35,16 @@ struct CtcFrames {
   int32_t num_frames, blank;
 
   // What is no number counts as impossible.
-  double score(int32_t t, int32_t label) const {
+  LATTICA_BOTH double score(int32_t t, int32_t label) const {
     const double x = log_probs[t * stride + label];
-    return std::isfinite(x) ? x : -std::numeric_limits<double>::infinity();
+    return x - x == 0 ? x : -std::numeric_limits<double>::infinity();
   }
 };
 
 // States [begin, end) worth visiting after frame t.
 struct CtcBand {
   int32_t blank_begin, blank_end, token_begin, token_end;
-  CtcBand(int32_t U, int32_t T, int32_t t) {
+  LATTICA_BOTH CtcBand(int32_t U, int32_t T, int32_t t) {
     const int32_t left = T - 1 - t;
     blank_begin = std::max(0, U - left);
     blank_end = std::min(U, t) + 1;
@@ -175,6 +175,32 @@ bool ctc_align(const CtcTokens& tokens, const CtcFrames<T>& frames, int32_t* lab
   return true;
 }
 
+// Whether the arcs of state s are those that it has in the CTC graph of tokens y; sets the skip of the token that it jumps to.
+// `aux`, if given, must be positive exactly where a token begins.
+LATTICA_BOTH inline bool ctc_state_is_good(int32_t s, int32_t final_state, const Arc* arcs, const int32_t* aux, int32_t num_arcs,
+                                           const int32_t* y, int32_t* skip) {
+  const bool ends = s >= final_state - 2;
+  const uint32_t wanted = (s < final_state - 1 ? 3u : 1u) | (ends ? 8u : 0u);  // stays, goes on, ends
+  uint32_t seen = 0;
+  for (int32_t a = 0; a < num_arcs; ++a) {
+    const Arc& arc = arcs[a];
+    const int32_t by = arc.dest - s;
+    uint32_t kind;
+    if (arc.label == -1) {
+      kind = 8;
+    } else if (arc.dest < final_state && by >= 0 && by <= (s % 2 ? 2 : 1) && arc.label == (arc.dest % 2 ? y[arc.dest / 2] : 0)) {
+      kind = 1u << by;
+    } else {
+      return false;
+    }
+    if (seen & kind) return false;
+    seen |= kind;
+    if (by == 2 && kind == 4) skip[arc.dest / 2] = 1;
+    if (aux && (aux[a] > 0) != (kind != 8 && by > 0 && arc.dest % 2)) return false;
+  }
+  return (seen & ~4u) == wanted;
+}
+
 // Whether an automaton is ctc_graph(y), standard, modified or something between; if so, its tokens and skips are appended.
 // `aux`, if given, must be positive exactly where a token begins.
 inline bool read_ctc_graph(const FsaView& fsa, const int32_t* aux, std::vector<int32_t>* y, std::vector<int32_t>* skip) {
@@ -189,28 +215,10 @@ inline bool read_ctc_graph(const FsaView& fsa, const int32_t* aux, std::vector<i
     y->push_back(token);
     skip->push_back(0);
   }
-  for (int32_t s = 0; s < final_state; ++s) {
-    const bool ends = s >= 2 * U - 1;
-    const uint32_t wanted = (s < 2 * U ? 3u : 1u) | (ends ? 8u : 0u);  // stays, goes on, ends
-    uint32_t seen = 0;
-    for (int32_t a = fsa.begin(s); a < fsa.end(s); ++a) {
-      const Arc& arc = fsa.arcs[a];
-      const int32_t by = arc.dest - s;
-      uint32_t kind;
-      if (arc.label == -1) {
-        kind = 8;
-      } else if (arc.dest < final_state && by >= 0 && by <= (s % 2 ? 2 : 1) && arc.label == (arc.dest % 2 ? (*y)[first + arc.dest / 2] : 0)) {
-        kind = 1u << by;
-      } else {
-        return false;
-      }
-      if (seen & kind) return false;
-      seen |= kind;
-      if (by == 2 && kind == 4) (*skip)[first + arc.dest / 2] = 1;
-      if (aux && (aux[a] > 0) != (kind != 8 && by > 0 && arc.dest % 2)) return false;
-    }
-    if ((seen & ~4u) != wanted) return false;
-  }
+  for (int32_t s = 0; s < final_state; ++s)
+    if (!ctc_state_is_good(s, final_state, fsa.arcs + fsa.begin(s), aux ? aux + fsa.begin(s) : nullptr, fsa.end(s) - fsa.begin(s),
+                           y->data() + first, skip->data() + first))
+      return false;
   return true;
 }
 

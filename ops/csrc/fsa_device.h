@@ -71,7 +71,7 @@ void check_fsas(const Backend& backend, const DeviceFsas& fsas, bool must_go_up,
       atomic_max(fault, uint32_t{kBadSplits});
       return;
     }
-    if (begin == end || *fault == kBadSplits) return;
+    if (begin == end) return;
     const int64_t fsa = fsas.fsa_of(s);
     const int64_t first = fsas.fsa_splits[fsa], size = fsas.fsa_splits[fsa + 1] - first;
     for (int32_t a = begin; a < end; ++a) {

@@ -1,14 +1,14 @@
 // Scores of states by levels, all FSAs of a batch at once: what a GPU runs in place of fsa_scores.h, which takes an FSA a thread.
 //
 // A state's level is the length in arcs of the longest path into it, so that arcs lead to higher levels. One loop handles a level;
-// each state gathers from its arcs, so nothing is added up in an order that changes from run to run. The host waits once for
-// every kChunk levels while it counts them, never while scores are computed.
+// each state gathers from its arcs, so nothing is added up in an order that changes from run to run. The host waits while it
+// counts levels, once for 64 of them, never while scores are computed. Where the levels lie is trusted by what uses them.
 #pragma once
 
 #include <cmath>
 #include <vector>
 
-#include "fsa_device.h"
+#include "fsa_rounds.h"
 #include "log_add.h"
 #include "team.h"
 
@@ -19,57 +19,29 @@ namespace {  // torch's stable types are hidden symbols
 inline std::tuple<Tensor, Tensor> fsa_levels(const Backend& backend, const Tensor& fsa_splits, const Tensor& state_splits,
                                              const Tensor& arcs) {
   const DeviceFsas fsas = device_fsas(fsa_splits, state_splits, arcs);
-  constexpr int64_t kChunk = 64;
-  const int64_t most = (fsas.num_states / kChunk + 2) * kChunk;
-  const Tensor numbers = zeros_like_shape(arcs, {1 + most}, ScalarType::Int), starts = zeros_like_shape(arcs, {1 + most}, ScalarType::Int);
-  const Tensor waits = zeros_like_shape(arcs, {fsas.num_states}, ScalarType::Int);
+  const Tensor numbers = zeros_like_shape(arcs, {1 + fsas.num_states}, ScalarType::Int);
   const Tensor order = empty_like_shape(arcs, {fsas.num_states}, ScalarType::Int);
   uint32_t* const fault = data_of<uint32_t>(numbers);
-  // start: where a level begins in `states`; waiting: how many arcs into a state come from states without a level so far.
-  int32_t *const counts = data_of<int32_t>(numbers) + 1, *const start = data_of<int32_t>(starts);
-  int32_t *const waiting = data_of<int32_t>(waits), *const states = data_of<int32_t>(order);
+  int32_t* const waiting = data_of<int32_t>(numbers) + 1;  // how many arcs into a state come from states without a level so far
   check_fsas(backend, fsas, true, fault);
   backend.for_each(fsas.num_states, [=] LATTICA_BOTH(int64_t s) {
     if (*fault != kNoFault) return;
     for (int32_t a = fsas.state_splits[s]; a < fsas.state_splits[s + 1]; ++a) atomic_add(waiting + fsas.dest(s, fsas.arcs[a]), 1);
   });
+  const Rounds rounds(arcs, fsas.num_states, data_of<int32_t>(order));
+  const RoundList first = rounds.first();
   backend.for_each(fsas.num_states, [=] LATTICA_BOTH(int64_t s) {
-    if (*fault == kNoFault && waiting[s] == 0) states[atomic_add(counts, 1)] = static_cast<int32_t>(s);
+    if (*fault == kNoFault && waiting[s] == 0) first.add(s);
   });
-  std::vector<int32_t> splits{0}, seen(1 + kChunk);
-  for (int64_t chunk = 0; splits.back() < fsas.num_states; chunk += kChunk) {
-    for (int64_t level = chunk; level < chunk + kChunk; ++level) {
-      int32_t* const count = counts + level;
-      int32_t* const begin = start + level;
-      backend.for_each_upto(count, [=] LATTICA_BOTH(int64_t i) {
-        const int32_t end = *begin + *count, s = states[*begin + i];
-        if (i == 0) begin[1] = end;
-        for (int32_t a = fsas.state_splits[s]; a < fsas.state_splits[s + 1]; ++a) {
-          const int32_t d = static_cast<int32_t>(fsas.dest(s, fsas.arcs[a]));
-          if (atomic_add(waiting + d, -1) == 1) states[end + atomic_add(count + 1, 1)] = d;
-        }
-      });
+  const auto visit = [=] LATTICA_BOTH(int32_t s, RoundList list) {
+    for (int32_t a = fsas.state_splits[s]; a < fsas.state_splits[s + 1]; ++a) {
+      const int64_t d = fsas.dest(s, fsas.arcs[a]);
+      if (atomic_add(waiting + d, -1) == 1) list.add(d);
     }
-    read_back(backend, seen.data() + 1, counts + chunk, kChunk * sizeof(int32_t));
-    if (chunk == 0) read_back(backend, seen.data(), fault, sizeof(uint32_t));
-    raise_fault(static_cast<uint32_t>(seen[0]));
-    for (int64_t k = 1; k <= kChunk && seen[k] > 0; ++k) splits.push_back(splits.back() + seen[k]);
-  }
+  };
+  const std::vector<int32_t> splits = rounds.run(backend, fault, visit);
   return {order, on_host(arcs, splits.data(), static_cast<int64_t>(splits.size()))};
 }
-
-// The arcs on one side of each state, and the states at their other ends.
-struct Neighbours {
-  const int32_t* splits;
-  const int32_t* list;  // null: arcs lie in their order, i.e. the leaving ones
-  const Arc* arcs;
-
-  LATTICA_BOTH int32_t arc(int32_t i) const { return list ? list[i] : i; }
-  LATTICA_BOTH int64_t other(int64_t s, int32_t a) const {
-    const int32_t by = arcs[a].dest - arcs[a].src;
-    return list ? s - by : s + by;
-  }
-};
 
 struct Levels {
   DeviceFsas fsas;

@@ -175,7 +175,7 @@ inline FsaResult best_path(const FsaView& fsa, const int32_t* best) {
 }
 
 // A counter-based random number in [0, 1): the same whatever thread asks (splitmix64).
-inline double random_unit(uint64_t seed, uint64_t counter) {
+LATTICA_BOTH inline double random_unit(uint64_t seed, uint64_t counter) {
   uint64_t x = seed + 0x9E3779B97F4A7C15ULL * (counter + 1);
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
   x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;

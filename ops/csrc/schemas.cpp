@@ -81,6 +81,13 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   m.def("fsa_intersect(Tensor a_fsa_splits, Tensor a_state_splits, Tensor a_arcs, Tensor a_labels, Tensor b_fsa_splits, "
         "Tensor b_state_splits, Tensor b_arcs, Tensor a_index, Tensor b_index, bool epsilons) -> "
         "(Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // fsa_intersect without epsilons for a whole batch, in two steps: what runs on CUDA. See csrc/fsa_intersect_batch.h.
+  m.def("fsa_intersect_states(Tensor a_fsa_splits, Tensor a_state_splits, Tensor a_arcs, Tensor a_labels, Tensor a_order, "
+        "Tensor b_fsa_splits, Tensor b_state_splits, Tensor b_arcs, Tensor b_labels, Tensor b_order, "
+        "Tensor a_index, Tensor b_index, Tensor offsets) -> Tensor");
+  m.def("fsa_intersect_arcs(Tensor a_fsa_splits, Tensor a_state_splits, Tensor a_arcs, Tensor a_labels, Tensor a_order, "
+        "Tensor b_fsa_splits, Tensor b_state_splits, Tensor b_arcs, Tensor b_labels, Tensor b_order, "
+        "Tensor a_index, Tensor b_index, Tensor offsets, Tensor keys) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("fsa_remove_epsilon(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, bool all_paths) -> "
         "(Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("fsa_determinize(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, int max_states) -> "
@@ -93,6 +100,12 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   m.def("fsa_pick(Tensor src, Tensor map, float filler) -> Tensor");
   m.def("fsa_pick_sum(Tensor src, Tensor map_splits, Tensor map) -> Tensor");
   m.def("fsa_pick_lists(Tensor src, Tensor map_splits, Tensor map, float filler) -> (Tensor, Tensor)");
+  // The same for all FSAs of a batch at once: what fsa_shortest_path and so on are on CUDA. See csrc/fsa_batch.h.
+  m.def("fsa_shortest_path_batch(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor best) -> "
+        "(Tensor, Tensor, Tensor, Tensor)");
+  m.def("fsa_random_paths_batch(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor shares, Tensor path_splits, int seed) "
+        "-> (Tensor, Tensor)");
+  m.def("fsa_connect_batch(Tensor fsa_splits, Tensor state_splits, Tensor arcs) -> (Tensor, Tensor, Tensor, Tensor)");
   // See ops/dense.py.
   m.def("fsa_intersect_dense(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor scores, Tensor log_probs, "
         "Tensor segments, Tensor a_index, Tensor b_index, float search_beam, float output_beam, int min_active, "
@@ -117,6 +130,14 @@ STABLE_TORCH_LIBRARY(lattica, m) {
   m.def("fsa_ctc_loss_grad(Tensor occupations, Tensor total_grad, Tensor segments, Tensor token_splits, Tensor tokens, "
         "int N, int T, int C) -> Tensor");
   m.def("fsa_ctc_align(Tensor log_probs, Tensor segments, Tensor token_splits, Tensor tokens, Tensor skips, int blank) -> "
+        "Tensor");
+  // The same for a whole batch: what fsa_ctc_read and so on are on CUDA. See csrc/ctc_batch.h.
+  m.def("fsa_ctc_read_batch(Tensor fsa_splits, Tensor state_splits, Tensor arcs, Tensor? aux) -> (Tensor, Tensor, Tensor)");
+  m.def("fsa_ctc_loss_batch(Tensor log_probs, Tensor segments, Tensor token_splits, Tensor tokens, Tensor skips, "
+        "float delay_penalty, bool want_grad) -> (Tensor total, Tensor occupations)");
+  m.def("fsa_ctc_loss_grad_batch(Tensor occupations, Tensor total_grad, Tensor segments, Tensor token_splits, Tensor tokens, "
+        "int N, int T, int C) -> Tensor");
+  m.def("fsa_ctc_align_batch(Tensor log_probs, Tensor segments, Tensor token_splits, Tensor tokens, Tensor skips, int blank) -> "
         "Tensor");
   // See ops/nbest.py.
   m.def("fsa_edit_distance(Tensor ref_splits, Tensor refs, Tensor hyp_splits, Tensor hyps, Tensor hyp_to_ref) -> Tensor");

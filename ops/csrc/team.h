@@ -1,13 +1,48 @@
 // for_each_team(backend, lanes, n, f): f(i, team) for i = 0 ... n - 1, where the lanes of a team share the work on one i: some
-// neighbouring threads of a CUDA warp; on the CPU, whose threads take an i each, one lane.
+// neighbouring threads of a CUDA warp. On the CPU, where only tests use this, two threads that meet for each sum, whatever was
+// asked for: slow, but the work is shared as on the GPU.
 #pragma once
 
 #include "parallel.h"
+
+#ifndef __CUDACC__
+#include <barrier>
+#include <thread>
+#endif
 
 namespace lattica {
 
 struct Team {
   int32_t lane, lanes;
+#ifndef __CUDACC__
+  struct Meeting {
+    double x[2];
+    int32_t index[2];
+    std::barrier<> barrier{2};
+  };
+  Meeting* meeting;
+
+  double sum(double x) const {
+    int32_t index = 0;
+    double other = x;
+    exchange(&other, &index);
+    return lane == 0 ? x + other : other + x;
+  }
+  void best(double* x, int32_t* index) const {
+    double other = *x;
+    int32_t other_index = *index;
+    exchange(&other, &other_index);
+    if (other > *x || (other == *x && other_index < *index)) *x = other, *index = other_index;
+  }
+
+ private:
+  void exchange(double* x, int32_t* index) const {
+    meeting->x[lane] = *x, meeting->index[lane] = *index;
+    meeting->barrier.arrive_and_wait();
+    *x = meeting->x[1 - lane], *index = meeting->index[1 - lane];
+    meeting->barrier.arrive_and_wait();
+  }
+#else
 
   // All lanes must ask, and all get the same: combined in an order that does not change from run to run.
   LATTICA_BOTH double sum(double x) const {
@@ -28,7 +63,6 @@ struct Team {
 #endif
   }
 
-#ifdef __CUDACC__
  private:
   __device__ uint32_t mask() const {
     return lanes == 32 ? 0xffffffffu : ((1u << lanes) - 1) << (threadIdx.x % 32 / lanes * lanes);
@@ -57,8 +91,15 @@ void for_each_team(const CudaBackend& backend, int32_t lanes, int64_t n, F f) {
 #else
 
 template <typename F>
-void for_each_team(const CpuBackend& backend, int32_t, int64_t n, const F& f) {
-  backend.for_each(n, [&](int64_t i) { f(i, Team{0, 1}); });
+void for_each_team(const CpuBackend&, int32_t, int64_t n, const F& f) {
+  if (n == 0) return;
+  Team::Meeting meeting;
+  const auto run = [&](int32_t lane) {
+    for (int64_t i = 0; i < n; ++i) f(i, Team{lane, 2, &meeting});
+  };
+  std::thread other([&] { run(1); });
+  run(0);
+  other.join();
 }
 
 #endif

@@ -5,6 +5,7 @@ Each has the name and the arguments of the op's schema in csrc/schemas.cpp.
 
 from ops.reference.depthwise_conv1d import depthwise_conv1d, depthwise_conv1d_backward
 from ops.reference.double_swish import double_swish
+from ops.reference.fsa_arc_sort import fsa_arc_sort
 from ops.reference.fsa_ctc_graph import fsa_ctc_graph
 from ops.reference.fsa_ctc_loss import fsa_ctc_loss, fsa_ctc_loss_grad
 from ops.reference.fsa_edit_distance import fsa_edit_distance
@@ -26,6 +27,7 @@ __all__ = [
     "double_swish",
     "fsa_arc_post",
     "fsa_arc_post_grad",
+    "fsa_arc_sort",
     "fsa_ctc_graph",
     "fsa_ctc_loss",
     "fsa_ctc_loss_grad",

@@ -31,7 +31,7 @@ def many(seed: int) -> k2.Fsa:
     texts += ["0", "0 1 1 0.5\n1 2 2 0.5\n4", CHAIN, fan(100)]
     rng.shuffle(texts)
     fsas = k2.create_fsa_vec([k2.Fsa.from_str(t) for t in texts])
-    fsas = k2.create_fsa_vec([*fsas, k2.shortest_path(k2.Fsa.from_str("3"), False), fsas[0]])
+    fsas = k2.create_fsa_vec([*fsas, k2.Fsa(torch.zeros((0, 4), dtype=torch.int32)), fsas[0]])
     fsas.scores = torch.where(torch.rand(fsas.num_arcs) < 0.05, -INF, fsas.scores)
     return fsas
 
@@ -75,7 +75,7 @@ def test_levels(device, seed):
 
 
 def test_nothing_at_all(device):
-    empty = k2.create_fsa_vec([k2.shortest_path(k2.Fsa.from_str("3"), False)] * 2).to(device)
+    empty = k2.create_fsa_vec([k2.Fsa(torch.zeros((0, 4), dtype=torch.int32))] * 2).to(device)
     order, level_splits, *_ = scores.level_index(empty)
     assert order.numel() == 0 and level_splits.tolist() == [0]
     assert empty.get_tot_scores(True, True).tolist() == [-INF, -INF]
