@@ -55,7 +55,7 @@ void for_each_shared_block(const CudaBackend& backend, int64_t threads, int64_t 
 
 #else
 
-inline int64_t most_block_memory(const CpuBackend&) { return 256; }  // little, so that tests do without it, too
+inline int64_t most_block_memory(const CpuBackend&) { return 128; }  // little, so that tests do without it, too
 
 template <typename F>
 void for_each_shared_block(const CpuBackend&, int64_t, int64_t doubles, int64_t n, const F& f) {

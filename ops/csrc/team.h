@@ -1,6 +1,6 @@
 // for_each_team(backend, lanes, n, f): f(i, team) for i = 0 ... n - 1, where the lanes of a team share the work on one i: some
-// neighbouring threads of a CUDA warp. On the CPU, where only tests use this, two threads that meet for each sum, whatever was
-// asked for: slow, but the work is shared as on the GPU.
+// neighbouring threads of a CUDA warp. On the CPU, where only tests use this, the first few of many i have two threads that meet
+// for each sum, as on the GPU; the others have one, since meeting is slow.
 #pragma once
 
 #include "parallel.h"
@@ -23,12 +23,14 @@ struct Team {
   Meeting* meeting;
 
   double sum(double x) const {
+    if (lanes == 1) return x;
     int32_t index = 0;
     double other = x;
     exchange(&other, &index);
     return lane == 0 ? x + other : other + x;
   }
   void best(double* x, int32_t* index) const {
+    if (lanes == 1) return;
     double other = *x;
     int32_t other_index = *index;
     exchange(&other, &other_index);
@@ -85,21 +87,25 @@ void for_each_team(const CudaBackend& backend, int32_t lanes, int64_t n, F f) {
   if (n == 0) return;
   constexpr int64_t kThreads = 256, kMaxBlocks = 1 << 16;
   const int64_t blocks = (n * lanes + kThreads - 1) / kThreads;
-  for_each_team_kernel<<<static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks), kThreads, 0, backend.stream>>>(lanes, n, f);
+  const unsigned grid = static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks);
+  for_each_team_kernel<<<grid, kThreads, 0, backend.stream>>>(lanes, n, f);
 }
 
 #else
 
 template <typename F>
-void for_each_team(const CpuBackend&, int32_t, int64_t n, const F& f) {
-  if (n == 0) return;
-  Team::Meeting meeting;
-  const auto run = [&](int32_t lane) {
-    for (int64_t i = 0; i < n; ++i) f(i, Team{lane, 2, &meeting});
-  };
-  std::thread other([&] { run(1); });
-  run(0);
-  other.join();
+void for_each_team(const CpuBackend& backend, int32_t, int64_t n, const F& f) {
+  const int64_t shared = n >= 8 ? 4 : 0;
+  if (shared > 0) {
+    Team::Meeting meeting;
+    const auto run = [&](int32_t lane) {
+      for (int64_t i = 0; i < shared; ++i) f(i, Team{lane, 2, &meeting});
+    };
+    std::thread other([&] { run(1); });
+    run(0);
+    other.join();
+  }
+  backend.for_each(n - shared, [&](int64_t i) { f(shared + i, Team{0, 1, nullptr}); });
 }
 
 #endif
