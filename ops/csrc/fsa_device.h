@@ -47,6 +47,7 @@ inline DeviceFsas device_fsas(const Tensor& fsa_splits, const Tensor& state_spli
                   "fsa_splits and state_splits must have one dimension and an entry");
   check_numbers(fsa_splits, "fsa_splits", ScalarType::Int, fsa_splits.size(0));
   check_numbers(state_splits, "state_splits", ScalarType::Int, state_splits.size(0));
+  STD_TORCH_CHECK(fsa_splits.size(0) > 1 || state_splits.size(0) == 1, "without FSAs there must be no states");
   STD_TORCH_CHECK(fsa_splits.is_cuda() == arcs.is_cuda() && state_splits.is_cuda() == arcs.is_cuda(),
                   "fsa_splits, state_splits and arcs must be on one device");
   return {fsa_splits.size(0) - 1, state_splits.size(0) - 1, arcs.size(0), const_data_of<int32_t>(fsa_splits),
