@@ -26,6 +26,7 @@ def test_compiles_to_an_object(source: Path, tmp_path: Path) -> None:
     architectures = [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in (80, 90)]
     command = [
         NVCC,
+        "--threads=2",  # an architecture each
         "-std=c++20",
         *build.CUDA_FLAGS,
         *architectures,
