@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ops.rnnt_decode import RnntDecodingConfig
 
 MOST_WORDS = 1 << 28  # 2 GiB of scratch memory; where all streams together want more, they take turns
-TEAM = {"cpu": 1, "cuda": 128}  # threads that share a stream
+BLOCK_SIZE = {"cpu": 1, "cuda": 128}  # threads that share a stream
 State = tuple[Tensor, Tensor, Tensor, Tensor]  # contexts, splits of their states, graph states, scores; on the CPU
 # Splits of streams into contexts and of those into states, graph states, splits of streams into arcs, arcs, scores.
 FrameParts = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -109,7 +109,7 @@ class PaddedSearch:
         device: torch.device,
     ) -> None:  # fmt: skip
         self.config, self.device, self.n = config, device, len(states)
-        self.team = TEAM[device.type]
+        self.block_size = BLOCK_SIZE[device.type]
         self.graphs = graphs = _BatchGraphs(fsas, of_stream, device, config.vocab_size)
         self.max_contexts = min(config.max_contexts, config.num_contexts)
         self.width_c = width_c = max(self.max_contexts, *(len(s[0]) for s in states))
@@ -143,7 +143,7 @@ class PaddedSearch:
         out = torch.ops.lattica.decode_rnnt_batch_advance(
             self.graphs.tensors, list(self.state), self.row_starts(padded), log_probs, self.scratch, self.n,
             config.num_contexts, config.beam, config.max_states, self.max_contexts, not config.count_last_frame,
-            self.candidates, self.arc_capacity, self.graphs.most_states, self.team,
+            self.candidates, self.arc_capacity, self.graphs.most_states, self.block_size,
         )  # fmt: skip
         self.state = PaddedStates(*out[:6])
         self.reached.append((self.state.num_states_N, self.state.graph_states_NS))
@@ -169,7 +169,7 @@ class PaddedSearch:
         there_RA = torch.arange(scores_RA.shape[1], device=self.device) < num_arcs_R[:, None]
         arcs, scores = arcs_RA4[there_RA], scores_RA[there_RA]
         row = torch.arange(len(num_arcs_R), device=self.device).repeat_interleave(num_arcs_R, output_size=len(arcs))
-        # A team writes arcs down in whatever order it comes to them.
+        # A block writes arcs down in whatever order it comes to them.
         order = ((row * graph_states_RS.shape[1] + arcs[:, 0]) * (self.graphs.num_arcs + 1) + arcs[:, 2] + 1).argsort()
         arcs, scores = arcs[order].cpu(), scores[order].cpu()
         there_RS = torch.arange(graph_states_RS.shape[1], device=self.device) < num_states_R[:, None]

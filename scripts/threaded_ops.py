@@ -88,7 +88,7 @@ def searches() -> list[torch.Tensor]:
     config = k2.RnntDecodingConfig(vocab_size=5, decoder_history_len=1, beam=6.0, max_states=16, max_contexts=4)
     lattice, padded = lattices(config, 12, False), []
     for k2_order, together in ((False, 1), (False, 3), (True, 3)):  # what a GPU does, each utterance by some threads
-        rnnt_decode_batch.TEAM["cpu"] = together
+        rnnt_decode_batch.BLOCK_SIZE["cpu"] = together
         torch.manual_seed(1)
         made = lattices(dataclasses.replace(config, max_states=4, count_last_frame=not k2_order), 4, True)
         padded += [made.arcs3, made.scores]

@@ -44,7 +44,7 @@ Tensor rnnt_batch_scratch(const Backend& backend, const Tensor& like, int64_t st
 template <typename Backend>
 Tensors9 rnnt_batch_advance_op(const Backend& backend, const std::vector<Tensor>& graphs, const std::vector<Tensor>& states,
                                const Tensor& rows, const Tensor& log_probs, const Tensor& memory, int64_t n, const RnntSearch& search,
-                               int64_t candidates, int64_t arc_capacity, int64_t most_graph_states, int64_t block) {
+                               int64_t candidates, int64_t arc_capacity, int64_t most_graph_states, int64_t block_size) {
   STD_TORCH_CHECK(graphs.size() == 5 && states.size() == 6, "decode_rnnt_batch_advance: expected 5 tensors of graphs and 6 of states");
   check_batch(graphs[0], ScalarType::Int, {-1}, log_probs, "fsa_splits");
   check_batch(graphs[1], ScalarType::Int, {-1}, log_probs, "state_splits");
@@ -66,7 +66,7 @@ Tensors9 rnnt_batch_advance_op(const Backend& backend, const std::vector<Tensor>
   STD_TORCH_CHECK(V >= 1 && search.num_contexts >= 1 && search.num_contexts <= INT64_MAX / V && search.beam > 0 && most_graph_states >= 1 &&
                       1 <= search.max_contexts && search.max_contexts <= C &&
                       search.max_states >= 1 && (search.max_states <= S || most_graph_states <= S / search.max_contexts) &&
-                      candidates >= 1 && candidates <= INT64_MAX / 64 && arc_capacity >= 1 && block >= 1 && block <= 1024,
+                      candidates >= 1 && candidates <= INT64_MAX / 64 && arc_capacity >= 1 && block_size >= 1 && block_size <= 1024,
                   "decode_rnnt_batch_advance: a size is out of range");
   check_batch(memory, ScalarType::Long, {-1, scratch.words()}, log_probs, "scratch");
 
@@ -93,7 +93,7 @@ Tensors9 rnnt_batch_advance_op(const Backend& backend, const std::vector<Tensor>
   rnnt_batch_advance(backend,
                      {views, search, scratch, from, to, arcs, batch_data<float>(log_probs), batch_data<int32_t>(rows),
                       batch_data<int64_t>(memory), 0},
-                     n, memory.size(0), block);
+                     n, memory.size(0), block_size);
   return out;
 }
 

@@ -165,7 +165,7 @@ STABLE_TORCH_LIBRARY(lattica, m) {
         "int most_words) -> Tensor");
   m.def("decode_rnnt_batch_advance(Tensor[] graphs, Tensor[] states, Tensor rows, Tensor log_probs, Tensor(a!) scratch, int n, "
         "int num_context_ids, float beam, int max_states, int max_contexts, bool final_frame, int candidates, int arc_capacity, "
-        "int most_graph_states, int team) -> "
+        "int most_graph_states, int block_size) -> "
         "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // The CTC decoder (ops/ctc_decoder.py). Decoders and streams are numbers; results are scores, where each utterance's

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import ops
 from ops import Fsa, RnntDecodingConfig, RnntDecodingStream, RnntDecodingStreams
-from ops.rnnt_decode_batch import TEAM
+from ops.rnnt_decode_batch import BLOCK_SIZE
 
 V = 4
 
@@ -369,7 +369,7 @@ def test_a_team_of_threads_makes_the_same(count_last_frame: bool, monkeypatch: p
     chosen = config(1, 6.0, 5, 2, count_last_frame=count_last_frame)
     graphs, tables = [random_graph(7, 5, 14), ops.trivial_graph(V - 1)], [table(1, 1), table(2, 1)]
     frames, lattice, _ = frames_of(False, graphs, tables, chosen, [3, 3])
-    monkeypatch.setitem(TEAM, "cpu", 3)
+    monkeypatch.setitem(BLOCK_SIZE, "cpu", 3)
     together = frames_of(True, graphs, tables, chosen, [3, 3])
     assert together[0] == frames
     assert torch.equal(together[1].arcs3, lattice.arcs3) and torch.equal(together[1].scores, lattice.scores)

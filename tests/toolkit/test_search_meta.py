@@ -41,7 +41,7 @@ def meta(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "cpu", lambda x: x)
     monkeypatch.setattr(beam, "_trace_back", lambda steps, *others: [None] * len(LENS))
     monkeypatch.setitem(greedy.ROWS, "meta", 64)
-    monkeypatch.setitem(rnnt_decode_batch.TEAM, "meta", 1)
+    monkeypatch.setitem(rnnt_decode_batch.BLOCK_SIZE, "meta", 1)
 
 
 @pytest.fixture(scope="module", autouse=True)

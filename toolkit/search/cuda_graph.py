@@ -21,9 +21,8 @@ from torch import Tensor, nn
 log = logging.getLogger(__name__)
 
 MOST_GRAPHS = 16  # for a model; each has the memory of its intermediate results
-ROUNDED_TO = (
-    8  # batches are filled up with empty utterances to a multiple of it, so that fewer sizes have to be recorded
-)
+# Batches are filled up with empty utterances to a multiple of it, so that fewer sizes have to be recorded.
+ROUNDED_TO = 8
 
 Step = Callable[..., tuple[Tensor, ...]]
 _recordings: WeakKeyDictionary[nn.Module, OrderedDict[Hashable, Recording]] = WeakKeyDictionary()

@@ -1,4 +1,4 @@
-// The GPU's search on CPU threads, for tests: a thread a stream, or `block` threads on each stream in turn.
+// The GPU's search on CPU threads, for tests: a thread a stream, or `block_size` threads on each stream in turn.
 #include "../rnnt_decode_batch_op.h"
 
 namespace lattica {
@@ -12,11 +12,11 @@ Tensor decode_rnnt_batch_scratch_cpu(const Tensor& like, int64_t streams, int64_
 Tensors9 decode_rnnt_batch_advance_cpu(const std::vector<Tensor>& graphs, const std::vector<Tensor>& states, const Tensor& rows,
                                        const Tensor& log_probs, const Tensor& scratch, int64_t n, int64_t num_context_ids, double beam,
                                        int64_t max_states, int64_t max_contexts, bool final_frame, int64_t candidates,
-                                       int64_t arc_capacity, int64_t most_graph_states, int64_t block) {
+                                       int64_t arc_capacity, int64_t most_graph_states, int64_t block_size) {
   STD_TORCH_CHECK(log_probs.dim() == 2, "decode_rnnt_batch_advance: log_probs must be (rows, V)");
   const RnntSearch search{log_probs.size(1), num_context_ids, beam, max_states, max_contexts, final_frame};
   return rnnt_batch_advance_op(CpuBackend{}, graphs, states, rows, log_probs, scratch, n, search, candidates, arc_capacity,
-                               most_graph_states, block);
+                               most_graph_states, block_size);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lattica, CPU, m) {

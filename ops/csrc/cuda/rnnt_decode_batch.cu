@@ -16,12 +16,12 @@ Tensor decode_rnnt_batch_scratch_cuda(const Tensor& like, int64_t streams, int64
 Tensors9 decode_rnnt_batch_advance_cuda(const std::vector<Tensor>& graphs, const std::vector<Tensor>& states, const Tensor& rows,
                                         const Tensor& log_probs, const Tensor& scratch, int64_t n, int64_t num_context_ids, double beam,
                                         int64_t max_states, int64_t max_contexts, bool final_frame, int64_t candidates,
-                                        int64_t arc_capacity, int64_t most_graph_states, int64_t block) {
+                                        int64_t arc_capacity, int64_t most_graph_states, int64_t block_size) {
   STD_TORCH_CHECK(log_probs.dim() == 2, "decode_rnnt_batch_advance: log_probs must be (rows, V)");
   const DeviceOf device(log_probs);
   const RnntSearch search{log_probs.size(1), num_context_ids, beam, max_states, max_contexts, final_frame};
   Tensors9 out = rnnt_batch_advance_op(CudaBackend{device.stream}, graphs, states, rows, log_probs, scratch, n, search, candidates,
-                                       arc_capacity, most_graph_states, block);
+                                       arc_capacity, most_graph_states, block_size);
   check_launch("decode_rnnt_batch_advance");
   return out;
 }
