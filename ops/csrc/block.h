@@ -20,30 +20,45 @@
 
 namespace lattica {
 
-class Block {
- public:
+// A class of its own for each compiler, because the linker merges what has one name.
 #ifdef __CUDACC__
-  LATTICA_BOTH Block(int32_t rank, int32_t size) : rank_(rank), size_(size) {}
+
+class CudaBlock {
+ public:
+  LATTICA_BOTH CudaBlock(int32_t rank, int32_t size) : rank_(rank), size_(size) {}
+  LATTICA_BOTH int32_t rank() const { return rank_; }
+  LATTICA_BOTH int32_t size() const { return size_; }
   LATTICA_BOTH void sync() const {
 #ifdef __CUDA_ARCH__
     __syncthreads();
 #endif
   }
-#else
-  Block(int32_t rank, int32_t size, std::barrier<>* barrier) : rank_(rank), size_(size), barrier_(barrier) {}
-  void sync() const {
-    if (barrier_) barrier_->arrive_and_wait();
-  }
-#endif
-  LATTICA_BOTH int32_t rank() const { return rank_; }
-  LATTICA_BOTH int32_t size() const { return size_; }
 
  private:
   int32_t rank_, size_;
-#ifndef __CUDACC__
-  std::barrier<>* barrier_;
-#endif
 };
+
+using Block = CudaBlock;
+
+#else
+
+class CpuBlock {
+ public:
+  CpuBlock(int32_t rank, int32_t size, std::barrier<>* barrier) : rank_(rank), size_(size), barrier_(barrier) {}
+  int32_t rank() const { return rank_; }
+  int32_t size() const { return size_; }
+  void sync() const {
+    if (barrier_) barrier_->arrive_and_wait();
+  }
+
+ private:
+  int32_t rank_, size_;
+  std::barrier<>* barrier_;
+};
+
+using Block = CpuBlock;
+
+#endif
 
 #ifdef __CUDACC__
 

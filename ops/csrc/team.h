@@ -12,14 +12,49 @@
 
 namespace lattica {
 
-struct Team {
+// A class of its own for each compiler, because the linker merges what has one name. All lanes must ask, and all get the same:
+// combined in an order that does not change from run to run.
+//   sum(x)            of all lanes
+//   best(&x, &index)  the largest x of all lanes, and the lowest index of those that have it
+#ifdef __CUDACC__
+
+struct CudaTeam {
   int32_t lane, lanes;
-#ifndef __CUDACC__
+
+  LATTICA_BOTH double sum(double x) const {
+#ifdef __CUDA_ARCH__
+    for (int32_t step = lanes / 2; step > 0; step /= 2) x += __shfl_xor_sync(mask(), x, step);
+#endif
+    return x;
+  }
+
+  LATTICA_BOTH void best([[maybe_unused]] double* x, [[maybe_unused]] int32_t* index) const {
+#ifdef __CUDA_ARCH__
+    for (int32_t step = lanes / 2; step > 0; step /= 2) {
+      const double other = __shfl_xor_sync(mask(), *x, step);
+      const int32_t other_index = __shfl_xor_sync(mask(), *index, step);
+      if (other > *x || (other == *x && other_index < *index)) *x = other, *index = other_index;
+    }
+#endif
+  }
+
+ private:
+  __device__ uint32_t mask() const {
+    return lanes == 32 ? 0xffffffffu : ((1u << lanes) - 1) << (threadIdx.x % 32 / lanes * lanes);
+  }
+};
+
+using Team = CudaTeam;
+
+#else
+
+struct CpuTeam {
   struct Meeting {
     double x[2];
     int32_t index[2];
     std::barrier<> barrier{2};
   };
+  int32_t lane, lanes;
   Meeting* meeting;
 
   double sum(double x) const {
@@ -29,6 +64,7 @@ struct Team {
     exchange(&other, &index);
     return lane == 0 ? x + other : other + x;
   }
+
   void best(double* x, int32_t* index) const {
     if (lanes == 1) return;
     double other = *x;
@@ -44,33 +80,11 @@ struct Team {
     *x = meeting->x[1 - lane], *index = meeting->index[1 - lane];
     meeting->barrier.arrive_and_wait();
   }
-#else
-
-  // All lanes must ask, and all get the same: combined in an order that does not change from run to run.
-  LATTICA_BOTH double sum(double x) const {
-#ifdef __CUDA_ARCH__
-    for (int32_t step = lanes / 2; step > 0; step /= 2) x += __shfl_xor_sync(mask(), x, step);
-#endif
-    return x;
-  }
-
-  // The largest x of all lanes, and the lowest `index` of those that have it.
-  LATTICA_BOTH void best([[maybe_unused]] double* x, [[maybe_unused]] int32_t* index) const {
-#ifdef __CUDA_ARCH__
-    for (int32_t step = lanes / 2; step > 0; step /= 2) {
-      const double other = __shfl_xor_sync(mask(), *x, step);
-      const int32_t other_index = __shfl_xor_sync(mask(), *index, step);
-      if (other > *x || (other == *x && other_index < *index)) *x = other, *index = other_index;
-    }
-#endif
-  }
-
- private:
-  __device__ uint32_t mask() const {
-    return lanes == 32 ? 0xffffffffu : ((1u << lanes) - 1) << (threadIdx.x % 32 / lanes * lanes);
-  }
-#endif
 };
+
+using Team = CpuTeam;
+
+#endif
 
 #ifdef __CUDACC__
 
