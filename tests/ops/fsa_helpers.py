@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 
 from ops.fsa import Fsa
 
@@ -71,3 +76,22 @@ def assert_same(a: Weights, b: Weights, semirings: tuple[bool, ...] = (False, Tr
         assert x.keys() == y.keys()
         for key in x:
             assert abs(x[key] - y[key]) < tolerance, (key, x[key], y[key])
+
+
+def peak_memory(run: Callable[[], Any]) -> float:
+    """MiB that the process holds at most while run() works, beyond what it held before."""
+    if "asan" in os.environ.get("LD_PRELOAD", ""):
+        pytest.skip("AddressSanitizer keeps freed memory")
+    try:
+        with open("/proc/self/clear_refs", "w") as f:
+            f.write("5")  # the peak starts anew
+    except OSError:
+        pytest.skip("needs Linux's /proc/self/clear_refs")
+
+    def mebibytes(name: str) -> float:
+        with open("/proc/self/status") as f:
+            return next(int(line.split()[1]) for line in f if line.startswith(name)) / 1024
+
+    before = mebibytes("VmRSS")
+    run()
+    return mebibytes("VmHWM") - before
