@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from fsa_helpers import random_text
@@ -97,15 +95,6 @@ def cases() -> dict[str, tuple]:
         "fsa_edit_distance": (text_splits, tokens, ints(0, 1, 2, 4), ints(1, 2, 3, 3), ints(0, 1, 0)),
         "ngram_score": (*lm, ints(0, 1, 1), ints(2, 1, 0)),
     }
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """So that a call twice gives the same: fsa_levels puts the states of a level in any order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("name", sorted(FAKES))

@@ -19,6 +19,8 @@ from toolkit.models.subsampling import Subsampling
 from toolkit.models.transducer import TransducerModel
 from toolkit.optim import build_optimizer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ENCODER = EncoderConfig(
     num_layers=2,
     dim=32,
@@ -75,15 +77,6 @@ def pick(batch: Batch, rows: list[int], noise: float = 0.0) -> Batch:
 
 
 # -------------------------------------------------------------------------------------------------------------- encoder
-
-
-@pytest.fixture(autouse=True)
-def one_thread():  # type: ignore[no-untyped-def]
-    """These tensors are too small to share: on a busy machine threads would wait for each other most of the time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("channels", [[4, 8], [4, 4, 8]])

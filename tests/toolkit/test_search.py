@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from search_fakes import FakeTransducer, all_sequences, encoder_outputs, greedy_by_hand
@@ -23,14 +21,7 @@ from toolkit.search.greedy import UNLIMITED
 from toolkit.search.predictor import Predictor
 from toolkit.search.result import Hypothesis, SearchResult
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors this small are done before a second thread has woken up."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 LENS = torch.tensor([7, 0, 12, 1, 9])

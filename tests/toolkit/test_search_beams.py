@@ -36,12 +36,7 @@ from toolkit.search.result import Hypothesis
 WIDE = FastBeam(beam=1000.0, max_states=10_000, max_contexts=10_000)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def check_traces(model: FakeTransducer, encoder_TD: Tensor, hypotheses: list[Hypothesis]) -> None:
