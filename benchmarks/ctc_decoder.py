@@ -31,6 +31,8 @@ sys.path.insert(0, str(HERE))
 import numpy as np  # noqa: E402
 from ctc_decoder_peers import emissions, peak_mib  # noqa: E402
 
+from benchmarks.machine import cpu_name  # noqa: E402
+
 WEIGHTS = {"lm_weight": 1.5, "word_score": 1.0}
 FLASHLIGHT = [
     {"beam_size": b, "beam_threshold": t, "beam_size_token": k, **WEIGHTS}
@@ -258,11 +260,6 @@ def frontier(runs: list[Run]) -> list[Run]:
         if not best or run.wer < best[-1].wer:
             best.append(run)
     return best
-
-
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def measure(args: argparse.Namespace) -> None:

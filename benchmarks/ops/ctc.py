@@ -24,9 +24,10 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from rnnt_loss import machine, measure
+from rnnt_loss import measure
 
 import ops
+from benchmarks.machine import machine
 
 Runs = dict[str, Callable[[], object]]
 

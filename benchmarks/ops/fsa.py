@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +25,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).res
 import fsa_inputs as inputs  # noqa: E402
 
 import ops  # noqa: E402
+from benchmarks.machine import machine  # noqa: E402
 
 Run = Callable[[], Any]
 # k2 1.24.4 on a CPU, two threads, noted on another day; the size of its lattices was not noted, so no ratio is given for them.
@@ -234,16 +233,6 @@ def plot(sizes: list[int], seconds: dict[str, list[float]], path: Path) -> None:
     print(f"drew {path}")
 
 
-def machine() -> str:
-    name = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.split(":")[1].strip() for line in lines if "model name" in line), name)
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    load = f"load {os.getloadavg()[0]:.1f} of {os.cpu_count()} CPUs when the measurement began"
-    return f"{name}{gpu}; torch {torch.__version__}; Python {platform.python_version()}; {load}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -259,7 +248,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     title = "Growth" if args.growth else "FSA algorithms"
-    text = f"## {title}, {args.device}, {args.threads} CPU thread(s), wall time\n\n{machine()}\n\n"
+    text = f"## {title}, {args.device}, {args.threads} CPU thread(s), wall time\n\n{machine(args.device)}\n\n"
     text += f"    python benchmarks/ops/fsa.py {' '.join(sys.argv[1:])}\n\n"
     text += growth(args) if args.growth else table(args)
     if args.out:

@@ -13,7 +13,6 @@ import argparse
 import datetime
 import importlib
 import os
-import platform
 import random
 import sys
 import time
@@ -26,6 +25,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import ops
+from benchmarks.machine import cpu_name
 from toolkit.search.graphs import phrase_graph
 
 V, STREAMS, FRAMES = 500, 16, 100
@@ -120,14 +120,6 @@ def main() -> None:
         ]
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         print(f"written to {path}")
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -17,8 +17,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -32,6 +30,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import ops
+from benchmarks.machine import machine
 from ops import reference
 from ops.rnnt_memory import measured_peak
 
@@ -277,16 +276,6 @@ def table(
         memory = f"{peaks[name] / 2**20:.1f} | {peaks[name] / peaks[other]:.2f}" if name in peaks else "– | –"
         lines.append(f"| {name} | {seconds * 1e3:.1f} | {seconds / best['bare']:.2f} | {memory} |")
     return lines
-
-
-def machine(device: str) -> str:
-    name = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.split(":")[1].strip() for line in lines if "model name" in line), name)
-    gpu = f", {torch.cuda.get_device_name()}" if device == "cuda" else ""
-    load = f"load {os.getloadavg()[0]:.1f} of {os.cpu_count()} CPUs when the measurement began"
-    return f"{name}{gpu}; torch {torch.__version__}; Python {platform.python_version()}; {load}"
 
 
 def main() -> None:
